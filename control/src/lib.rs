@@ -1,0 +1,3 @@
+//! Everything slow.
+
+#![forbid(unsafe_code)]

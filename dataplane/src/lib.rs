@@ -1,0 +1,3 @@
+//! The packet line: packets in, packets out.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! What the processor offers, made safe.

@@ -1,0 +1,3 @@
+//! Tests against software nobody here wrote.
+
+#![forbid(unsafe_code)]
