@@ -1,0 +1,199 @@
+# shellcheck shell=bash
+# A lab network out of namespaces: a client, the director, three backends with nginx, and a switch. Sourced, runs nothing.
+#
+#   two arms (FullNAT)                                     one arm (DR)
+#
+#   client --front-- director --back-- switch -- backends  client -- switch -- backends
+#      |                                 |                             |
+#      +---------- eth1, direct ---------+                         director (front)
+#
+# In both the client also reaches the backends without the director, which is what added latency is compared with.
+#
+# Everything is named xd-PID-... after the shell that made it and goes away when that shell ends: by the EXIT trap; or,
+# after a SIGKILL, its children by their parent-death signal and the namespaces by the next lab's sweep.
+
+LAB_DIRECTORY=
+LAB_NAME=
+LAB_CHILDREN=()
+
+# Call first. Ends the lab on every way out of the script.
+lab_begin() {
+  lab_sweep
+  LAB_NAME=xd-$$
+  LAB_DIRECTORY=$(mktemp -d "/tmp/$LAB_NAME.XXXXXX")
+  trap lab_end EXIT
+  # Without these three bash would end on the signal without running the EXIT trap.
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+
+# Takes away the namespaces and files of labs whose shell or test is gone.
+lab_sweep() {
+  local owned pid
+  for owned in /run/netns/xd-*-* /tmp/xd-*.*; do
+    [[ -e $owned ]] || continue
+    pid=${owned##*/xd-}
+    pid=${pid%%[-.]*}
+    [[ -d /proc/$pid ]] && continue
+    case $owned in
+      /run/netns/*) ip netns delete "${owned##*/}" || true ;;
+      *) rm -rf "$owned" ;;
+    esac
+  done
+}
+
+lab_end() {
+  local status=$? pid name
+  trap '' HUP INT TERM
+  for pid in "${LAB_CHILDREN[@]}"; do
+    kill -TERM "$pid" 2>/dev/null || true
+  done
+  for pid in "${LAB_CHILDREN[@]}"; do
+    # Whoever ignores SIGTERM for five seconds is killed.
+    timeout 5 tail --pid="$pid" -f /dev/null || kill -KILL "$pid" 2>/dev/null || true
+    wait "$pid" 2>/dev/null || true
+  done
+  for name in /run/netns/"$LAB_NAME"-*; do
+    [[ -e $name ]] && ip netns delete "${name##*/}"
+  done
+  rm -rf "$LAB_DIRECTORY"
+  return "$status"
+}
+
+# lab_in ROLE COMMAND...: runs it in that namespace.
+lab_in() {
+  ip netns exec "$LAB_NAME-$1" "${@:2}"
+}
+
+# lab_start ROLE OUTPUT COMMAND...: in the background, its pid in LAB_PID, stdout in OUTPUT and stderr in OUTPUT.err.
+lab_start() {
+  setpriv --pdeathsig TERM ip netns exec "$LAB_NAME-$1" "${@:3}" >"$2" 2>"$2.err" &
+  LAB_PID=$!
+  LAB_CHILDREN+=("$LAB_PID")
+}
+
+# lab_measure ROLE OUTPUT COMMAND...: waits for it, but a signal to this shell ends the wait at once.
+lab_measure() {
+  local status=0
+  lab_start "$@"
+  wait "$LAB_PID" || status=$?
+  lab_forget "$LAB_PID"
+  return "$status"
+}
+
+# A child that was waited for: its pid may soon be somebody else's.
+lab_forget() {
+  local pid kept=()
+  for pid in "${LAB_CHILDREN[@]}"; do
+    [[ $pid == "$1" ]] || kept+=("$pid")
+  done
+  LAB_CHILDREN=("${kept[@]}")
+}
+
+lab_namespace() {
+  local name=$LAB_NAME-$1
+  ip netns add "$name"
+  ip -n "$name" link set lo up
+  # No router solicitations, no duplicate address detection: what moves in the lab is what the test sent.
+  lab_in "$1" sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 \
+    net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+}
+
+# lab_cable ROLE INTERFACE ROLE INTERFACE
+lab_cable() {
+  ip -n "$LAB_NAME-$1" link add "$2" type veth peer name "$4" netns "$LAB_NAME-$3"
+  lab_plug "$1" "$2"
+  lab_plug "$3" "$4"
+}
+
+# A veth leaves the checksum of what it sends to hardware that is not there; the kernel on the other end knows, a
+# packet socket does not and would pass the unfinished checksum on. With it off, segmentation offload goes as well.
+lab_plug() {
+  lab_in "$1" ethtool -K "$2" tx off >/dev/null
+  ip -n "$LAB_NAME-$1" link set "$2" up
+}
+
+lab_address() {
+  ip -n "$LAB_NAME-$1" address add "$3" dev "$2"
+}
+
+# lab_switch_port ROLE INTERFACE
+lab_switch_port() {
+  lab_cable "$1" "$2" switch "$1-$2"
+  ip -n "$LAB_NAME-switch" link set "$1-$2" master switch
+}
+
+lab_switch() {
+  lab_namespace switch
+  ip -n "$LAB_NAME-switch" link add switch type bridge stp_state 0 mcast_snooping 0
+  ip -n "$LAB_NAME-switch" link set switch up
+}
+
+# Client 192.0.2.10, backends 10.0.0.11 to 13.
+lab_two_arms() {
+  local number
+  lab_switch
+  lab_namespace client
+  lab_namespace director
+  lab_cable client eth0 director front
+  lab_address client eth0 192.0.2.10/24
+  lab_switch_port director back
+  lab_switch_port client eth1
+  lab_address client eth1 10.0.0.250/24
+  for number in 1 2 3; do
+    lab_namespace "backend$number"
+    lab_switch_port "backend$number" eth0
+    lab_address "backend$number" eth0 "10.0.0.1$number/24"
+  done
+}
+
+# Client 192.0.2.10, backends 192.0.2.11 to 13; each backend owns the VIP without answering ARP for it.
+lab_one_arm() {
+  local vip=$1 number
+  lab_switch
+  lab_namespace client
+  lab_switch_port client eth0
+  lab_address client eth0 192.0.2.10/24
+  lab_namespace director
+  lab_switch_port director front
+  for number in 1 2 3; do
+    lab_namespace "backend$number"
+    lab_switch_port "backend$number" eth0
+    lab_address "backend$number" eth0 "192.0.2.1$number/24"
+    lab_address "backend$number" lo "$vip/32"
+    lab_in "backend$number" sysctl -q -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
+  done
+}
+
+# lab_nginx NUMBER L4_PORT: GET / answers the backend's name, GET /big is 64 MiB of zeros. The same on l4_port 8000 with a
+# log of its own, for requests that do not pass the director.
+lab_nginx() {
+  local name=backend$1 directory=$LAB_DIRECTORY/backend$1
+  mkdir -p "$directory"
+  truncate -s 64M "$directory/big"
+  cat >"$directory/nginx.conf" <<CONF
+daemon off;
+worker_processes 1;
+user root;
+pid $directory/pid;
+error_log $directory/error.log;
+events { worker_connections 2048; }
+http {
+  sendfile on;
+  keepalive_requests 10000000;
+  root $directory;
+  server {
+    listen $2;
+    access_log $directory/access.log;
+    location = / { return 200 "$name\n"; }
+  }
+  server {
+    listen 8000;
+    access_log $directory/direct.log;
+    location = / { return 200 "$name\n"; }
+  }
+}
+CONF
+  lab_start "$name" "$directory/out" nginx -c "$directory/nginx.conf" -e "$directory/error.log"
+}
