@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What this machine needs to build, run and test Crossdock, and how it gets there. Sourced by the scripts, runs nothing.
 #
-# install_packages GROUP...   build | run | test: asks for each thing itself (a command, a library), and only when one is
+# install_packages GROUP...   build | run | test | ci: asks for each thing itself (a command, a library), and only when one is
 #                             missing calls apt, so that a machine which has everything needs no network.
 # find_cargo                  puts a cargo that is new enough on PATH, or says how to get one.
 # target_directory            where cargo builds; give_back DIRECTORY returns what root built there to the checkout's owner.
@@ -26,6 +26,8 @@ run,test       command:ping                iputils-ping
 run,test       command:arping              iputils-arping
 test           command:socat               socat
 test           command:strace              strace
+test           command:python3             python3
+ci             command:shellcheck          shellcheck
 TABLE
 }
 

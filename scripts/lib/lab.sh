@@ -166,9 +166,9 @@ lab_one_arm() {
   done
 }
 
-# lab_nginx NUMBER L4_PORT: GET / answers the backend's name, GET /big is 64 MiB of zeros. The same on l4_port 8000 with a
-# log of its own, for requests that do not pass the director.
-lab_nginx() {
+# lab_nginx_files NUMBER L4_PORT: GET / answers the backend's name, GET /big is 64 MiB of zeros. The same on l4_port 8000
+# with a log of its own, for requests that do not pass the director. A log line begins with the connection's number.
+lab_nginx_files() {
   local name=backend$1 directory=$LAB_DIRECTORY/backend$1
   mkdir -p "$directory"
   truncate -s 64M "$directory/big"
@@ -180,20 +180,26 @@ pid $directory/pid;
 error_log $directory/error.log;
 events { worker_connections 2048; }
 http {
+  log_format connections '\$connection \$remote_addr:\$remote_port \$status \$body_bytes_sent "\$request"';
   sendfile on;
   keepalive_requests 10000000;
   root $directory;
   server {
     listen $2;
-    access_log $directory/access.log;
+    access_log $directory/access.log connections;
     location = / { return 200 "$name\n"; }
   }
   server {
     listen 8000;
-    access_log $directory/direct.log;
+    access_log $directory/direct.log connections;
     location = / { return 200 "$name\n"; }
   }
 }
 CONF
-  lab_start "$name" "$directory/out" nginx -c "$directory/nginx.conf" -e "$directory/error.log"
+}
+
+lab_nginx() {
+  local directory=$LAB_DIRECTORY/backend$1
+  lab_nginx_files "$@"
+  lab_start "backend$1" "$directory/out" nginx -c "$directory/nginx.conf" -e "$directory/error.log"
 }
