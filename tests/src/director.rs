@@ -1,0 +1,154 @@
+//! The program under test: `crossdock run` in a lab's director namespace.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::lab::{Lab, top};
+use crate::process::{Process, until};
+
+/// How long a start or a reload may take before it is a failure. Generous: CI machines are slow and shared.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary of this build: cargo puts it two directories above a test program, whatever the profile and target directory.
+///
+/// # Panics
+///
+/// When it has not been built.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let program = std::env::current_exe().expect("the path of this test");
+    let directory = program.ancestors().nth(2).expect("target/PROFILE/deps/PROGRAM");
+    let binary = directory.join("crossdock");
+    assert!(binary.exists(), "{} is missing: cargo build -p control --bin crossdock", binary.display());
+    binary
+}
+
+/// A file of `configs/`, with one worker on the machine's last core so that counts are exact and one core is enough.
+///
+/// # Panics
+///
+/// When there is no such file, or it no longer says `workers = "auto"`.
+#[must_use]
+pub fn rules(name: &str) -> String {
+    let path = top().join("configs").join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let last_core = std::thread::available_parallelism().expect("the number of cores").get() - 1;
+    replaced(&text, r#"workers = "auto""#, &format!("workers = [{last_core}]"))
+}
+
+/// `text` with `from` replaced.
+///
+/// # Panics
+///
+/// When `from` does not occur: the test would then test something else than it says.
+#[must_use]
+pub fn replaced(text: &str, from: &str, to: &str) -> String {
+    assert!(text.contains(from), "the rules do not say: {from}");
+    text.replace(from, to)
+}
+
+/// A running Crossdock.
+#[derive(Debug)]
+pub struct Director {
+    process: Process,
+    rules: PathBuf,
+    socket: PathBuf,
+}
+
+impl Director {
+    /// Starts it with these rules and waits until it is ready.
+    ///
+    /// # Panics
+    ///
+    /// When it ends or does not become ready.
+    #[must_use]
+    pub fn start(lab: &Lab, rules: &str) -> Self {
+        let mut director = Self::spawn(lab, rules);
+        let mut ended = None;
+        let ready = until(PATIENCE, || {
+            ended = director.process.ended();
+            ended.is_some() || director.try_status().is_some()
+        });
+        assert!(ended.is_none() && ready, "not ready ({ended:?}); stderr:\n{}", director.stderr());
+        director
+    }
+
+    /// Starts it without waiting for anything.
+    #[must_use]
+    pub fn spawn(lab: &Lab, rules: &str) -> Self {
+        let socket = lab.directory().join("crossdock.sock");
+        let path = lab.directory().join("rules.toml");
+        write_rules(&path, &socket, rules);
+        let binary = binary().display().to_string();
+        let argv =
+            [&binary, "run", "-c", &path.display().to_string(), "--summary", "json"].map(str::to_owned);
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        Self { process: lab.start("director", "crossdock", &argv), rules: path, socket }
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What it has written to stderr so far.
+    #[must_use]
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// `crossdock status --json`, when it answers.
+    #[must_use]
+    pub fn try_status(&self) -> Option<Value> {
+        let socket = self.socket.display().to_string();
+        let output = std::process::Command::new(binary())
+            .args(["status", "--json", "--socket", &socket])
+            .output()
+            .expect("crossdock status");
+        output
+            .status
+            .success()
+            .then(|| serde_json::from_slice(&output.stdout).expect("status --json is JSON"))
+    }
+
+    /// Puts these rules in the file and sends SIGHUP. Returns when stderr has something new to say about it.
+    ///
+    /// # Panics
+    ///
+    /// When it says nothing.
+    pub fn reload(&self, rules: &str) -> String {
+        let before = self.stderr().len();
+        write_rules(&self.rules, &self.socket, rules);
+        self.process.signal(Signal::SIGHUP);
+        let said = || self.stderr()[before..].to_owned();
+        assert!(
+            until(PATIENCE, || said().contains("reload")),
+            "nothing was said about the reload: {}",
+            said()
+        );
+        said()
+    }
+
+    /// SIGTERM; the summary it ends with (`run --summary json`: the last line of stdout).
+    ///
+    /// # Panics
+    ///
+    /// When it fails or the line is not JSON.
+    pub fn stop(mut self) -> Value {
+        let status = self.process.stop();
+        assert!(status.success(), "{status}; stderr:\n{}", self.stderr());
+        let stdout = self.process.stdout();
+        let last = stdout.lines().last().unwrap_or_default();
+        serde_json::from_str(last).unwrap_or_else(|e| panic!("the summary is not JSON ({e}): {last:?}"))
+    }
+}
+
+/// The rules with a socket of the lab's own in front.
+fn write_rules(path: &Path, socket: &Path, rules: &str) {
+    let text = format!("[control]\nsocket = \"{}\"\n\n{rules}", socket.display());
+    fs::write(path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+}

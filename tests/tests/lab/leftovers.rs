@@ -1,0 +1,79 @@
+//! What is left of a Crossdock that was killed: nothing.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use testbed::director::{Director, replaced, rules};
+use testbed::lab::{Lab, VIP, WebServers};
+use testbed::process::until;
+
+/// Everything Crossdock could leave on a machine, as text that can be compared.
+fn traces(lab: &Lab) -> BTreeSet<String> {
+    let mut traces = BTreeSet::new();
+    for directory in ["/run/dpdk", "/var/run/dpdk", "/dev/hugepages"] {
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            traces.insert(entry.path().display().to_string());
+        }
+    }
+    for argv in [
+        &["ip", "-brief", "link"][..],
+        &["ip", "-brief", "address"],
+        &["ip", "route"],
+        &["ip", "rule"],
+        &["nft", "list", "tables"],
+        &["ss", "-lnp"],
+    ] {
+        for line in lab.succeed("director", argv).lines() {
+            // A plug's other end has an index that is printed with its name, and the state of the link is not a leftover.
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            traces.insert(format!("{}: {line}", argv.join(" ")));
+        }
+    }
+    traces
+}
+
+fn assert_nothing_left(end: impl FnOnce(&Lab, Director), device: &str) {
+    let lab = Lab::two_arms();
+    let _servers = WebServers::start(&lab, 8080);
+    let before = traces(&lab);
+    let director = Director::start(&lab, &replaced(&rules("quickstart.toml"), "af_packet:", device));
+    lab.fetch(&format!("http://{VIP}/"));
+    assert_ne!(traces(&lab), before, "a running Crossdock has twins");
+    end(&lab, director);
+    // The kernel takes sockets, TAPs and nft tables back when their last holder is gone, which is a little later.
+    let left = || traces(&lab).symmetric_difference(&before).cloned().collect::<Vec<_>>();
+    assert!(until(Duration::from_secs(5), || left().is_empty()), "left behind: {:#?}", left());
+}
+
+fn kill(_: &Lab, mut director: Director) {
+    director.process().signal(Signal::SIGKILL);
+    director.process().wait(Duration::from_secs(10));
+}
+
+#[test]
+fn nothing_is_left_after_sigterm() {
+    assert_nothing_left(|_, director| drop(director.stop()), "af_packet:");
+}
+
+#[test]
+fn nothing_is_left_after_sigkill() {
+    assert_nothing_left(kill, "af_packet:");
+}
+
+#[test]
+fn nothing_is_left_after_sigkill_on_af_xdp() {
+    assert_nothing_left(kill, "af_xdp:");
+}
+
+/// A second Crossdock starts at once where the first was killed, in the same place.
+#[test]
+fn a_restart_after_sigkill_works() {
+    let lab = Lab::two_arms();
+    let _servers = WebServers::start(&lab, 8080);
+    kill(&lab, Director::start(&lab, &rules("quickstart.toml")));
+    let director = Director::start(&lab, &rules("quickstart.toml"));
+    lab.fetch(&format!("http://{VIP}/"));
+    director.stop();
+}

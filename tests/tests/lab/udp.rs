@@ -1,0 +1,77 @@
+//! UDP through FullNAT and DR: a Python client with a socket a datagram, socat as the servers.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use testbed::director::{Director, replaced, rules};
+use testbed::lab::{BACKENDS, Lab, VIP};
+use testbed::process::{Process, until};
+
+/// Argument 1 is the VIP, 2 how many datagrams, 3 the payload's size: prints the first line of every answer, after it has
+/// seen that the payload came back. A socket a datagram, so each is a flow of its own.
+const CLIENT: &str = r#"
+import os, socket, sys
+for _ in range(int(sys.argv[2])):
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    s.settimeout(5)
+    s.connect((sys.argv[1], 5353))
+    payload = os.urandom(int(sys.argv[3]))
+    s.send(payload)
+    name, echo = s.recv(2000).split(b"\n", 1)
+    assert echo == payload, "the payload has changed"
+    print(name.decode())
+"#;
+
+#[test]
+fn fullnat_spreads_datagrams_and_brings_the_answers_back() {
+    let lab = Lab::two_arms();
+    let _servers = echo_servers(&lab, "0.0.0.0");
+    let text = replaced(&rules("quickstart.toml"), &format!("tcp {VIP}:80"), &format!("udp {VIP}:5353"));
+    let director = Director::start(&lab, &replaced(&text, ":8080", ":5353"));
+    assert_datagrams_are_spread(&lab);
+    director.stop();
+}
+
+#[test]
+fn dr_spreads_datagrams_and_the_backends_answer() {
+    let lab = Lab::one_arm();
+    let _servers = echo_servers(&lab, VIP);
+    let text = replaced(&rules("dr.toml"), &format!("tcp {VIP}:80"), &format!("udp {VIP}:5353"));
+    let director = Director::start(&lab, &text);
+    assert_datagrams_are_spread(&lab);
+    director.stop();
+}
+
+fn assert_datagrams_are_spread(lab: &Lab) {
+    // One byte, an odd size, and the most that fits a frame beside the backend's name (1500 - 28 - 9).
+    for size in ["1", "333", "1463"] {
+        let out = lab.succeed("client", &["python3", "-c", CLIENT, VIP, "27", size]);
+        let mut answers = BTreeMap::new();
+        for name in out.lines() {
+            *answers.entry(name).or_insert(0) += 1;
+        }
+        let wanted = BTreeMap::from([("backend1", 15), ("backend2", 9), ("backend3", 3)]);
+        assert_eq!(answers, wanted, "of 27 datagrams with {size} bytes");
+    }
+}
+
+/// A server on every backend that answers with its name and what it got. In DR it must be bound to the VIP, or the answer
+/// would come from the backend's own address.
+fn echo_servers(lab: &Lab, address: &str) -> Vec<Process> {
+    let servers: Vec<_> = (1..=BACKENDS)
+        .map(|number| {
+            let role = format!("backend{number}");
+            let listen = format!("UDP4-RECVFROM:5353,bind={address},fork");
+            // One read and one write each: the answer must be one datagram.
+            let answer = format!(
+                "SYSTEM:\"python3 -c 'import os; os.write(1, b\\\"{role}\\\\n\\\" + os.read(0, 2000))'\""
+            );
+            lab.start(&role, &format!("socat{number}"), &["socat", &listen, &answer])
+        })
+        .collect();
+    for number in 1..=BACKENDS {
+        let listens = || lab.succeed(&format!("backend{number}"), &["ss", "-lun"]).contains(":5353");
+        assert!(until(Duration::from_secs(10), listens), "socat: {}", servers[number - 1].stderr());
+    }
+    servers
+}
