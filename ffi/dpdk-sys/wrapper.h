@@ -1,0 +1,300 @@
+/* What dpdk-sys binds, and the one file that knows how DPDK releases differ.
+ *
+ * Rust never sees rte_mbuf, rte_eth_conf, rte_eth_dev_info, rte_eth_stats or rte_eth_link: their fields move between
+ * long-term releases (22.11, 23.11, 24.11: markers and anonymous unions came and went). Here they become
+ *   - offsets, computed by the C compiler (XD_MBUF_*), which Rust uses for its inline accessors;
+ *   - small structs and functions of our own (xd_*), which copy the fields by name.
+ * Functions return what DPDK returns: 0 or a negative errno unless the comment says otherwise.
+ */
+#ifndef XD_WRAPPER_H
+#define XD_WRAPPER_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE /* sched_getaffinity, fopencookie */
+#endif
+
+#include <sched.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/types.h>
+
+#include <rte_config.h>
+#include <rte_dev.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_ethdev.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_mbuf.h>
+#include <rte_mempool.h>
+#include <rte_ring.h>
+#include <rte_version.h>
+
+#if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
+#error "Crossdock needs DPDK 22.11 or newer"
+#endif
+
+/* ---- layout ---------------------------------------------------------------------------------------------- */
+
+enum xd_mbuf_layout {
+	XD_MBUF_BUF_ADDR = offsetof(struct rte_mbuf, buf_addr),
+	XD_MBUF_DATA_OFF = offsetof(struct rte_mbuf, data_off),
+	XD_MBUF_NB_SEGS = offsetof(struct rte_mbuf, nb_segs),
+	XD_MBUF_PORT = offsetof(struct rte_mbuf, port),
+	XD_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
+	XD_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
+	XD_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	XD_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash),
+	XD_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
+	XD_MBUF_NEXT = offsetof(struct rte_mbuf, next),
+};
+
+/* Rust reads these fields with fixed widths. */
+#define XD_FIELD_SIZE(field, bytes) \
+	_Static_assert(sizeof(((struct rte_mbuf *)0)->field) == (bytes), "rte_mbuf." #field " changed its width")
+XD_FIELD_SIZE(buf_addr, 8);
+XD_FIELD_SIZE(data_off, 2);
+XD_FIELD_SIZE(nb_segs, 2);
+XD_FIELD_SIZE(port, 2);
+XD_FIELD_SIZE(ol_flags, 8);
+XD_FIELD_SIZE(pkt_len, 4);
+XD_FIELD_SIZE(data_len, 2);
+XD_FIELD_SIZE(hash.rss, 4);
+XD_FIELD_SIZE(buf_len, 2);
+XD_FIELD_SIZE(next, 8);
+
+enum xd_constants {
+	XD_HEADROOM_BYTES = RTE_PKTMBUF_HEADROOM,
+	XD_DATA_ROOM_BYTES_DEFAULT = RTE_MBUF_DEFAULT_BUF_SIZE,
+	XD_CACHE_SIZE_MAX = RTE_MEMPOOL_CACHE_MAX_SIZE,
+	XD_RING_SP_SC = RING_F_SP_ENQ | RING_F_SC_DEQ,
+	XD_LOG_ERR = RTE_LOG_ERR,
+	XD_LOG_WARNING = RTE_LOG_WARNING,
+	XD_LOG_NOTICE = RTE_LOG_NOTICE,
+	XD_LOG_INFO = RTE_LOG_INFO,
+	XD_LOG_DEBUG = RTE_LOG_DEBUG,
+	XD_PORTS_MAX = RTE_MAX_ETHPORTS,
+	XD_PORT_NAME_BYTES = RTE_ETH_NAME_MAX_LEN,
+};
+
+/* Negative, so in an enum of its own: one negative value would make all of them signed. */
+enum xd_socket {
+	XD_ANY_SOCKET = SOCKET_ID_ANY,
+};
+
+static const uint64_t XD_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
+
+/* ---- process --------------------------------------------------------------------------------------------- */
+
+/* rte_errno is thread-local, which a binding cannot name. */
+static inline int xd_errno(void)
+{
+	return rte_errno;
+}
+
+/* Whether the calling thread has an lcore id: the one that ran rte_eal_init, or a registered one. */
+static inline int xd_thread_has_lcore(void)
+{
+	return rte_lcore_id() != LCORE_ID_ANY;
+}
+
+static inline const char *xd_version(void)
+{
+	return rte_version();
+}
+
+/* A line of DPDK's log, handed over as it was formatted; returns how many bytes were taken. */
+typedef ssize_t (*xd_log_write)(void *cookie, const char *text, size_t bytes);
+
+/* Routes DPDK's log (stderr and syslog by default) into `write`. May be called before rte_eal_init. */
+static inline int xd_log_redirect(xd_log_write write)
+{
+	cookie_io_functions_t io = {.write = write};
+	FILE *stream = fopencookie(NULL, "w", io);
+
+	if (stream == NULL)
+		return -ENOMEM;
+	setvbuf(stream, NULL, _IOLBF, BUFSIZ);
+	return rte_openlog_stream(stream);
+}
+
+/* ---- ports ----------------------------------------------------------------------------------------------- */
+
+struct xd_port_info {
+	const char *driver;
+	uint64_t tx_offloads;     /* RTE_ETH_TX_OFFLOAD_* */
+	uint64_t rss_hash_types;  /* RTE_ETH_RSS_* */
+	uint32_t rx_packet_bytes_max;
+	uint16_t mtu_min;
+	uint16_t mtu_max;
+	uint16_t rx_queues_max;
+	uint16_t tx_queues_max;
+	uint16_t rx_descriptors_max;
+	uint16_t tx_descriptors_max;
+	uint16_t reta_size;
+	uint16_t hash_key_bytes;
+	int socket;
+};
+
+static inline int xd_port_info(uint16_t port, struct xd_port_info *out)
+{
+	struct rte_eth_dev_info info;
+	int rc = rte_eth_dev_info_get(port, &info);
+
+	if (rc != 0)
+		return rc;
+	*out = (struct xd_port_info){
+		.driver = info.driver_name,
+		.tx_offloads = info.tx_offload_capa,
+		.rss_hash_types = info.flow_type_rss_offloads,
+		.rx_packet_bytes_max = info.max_rx_pktlen,
+		.mtu_min = info.min_mtu,
+		.mtu_max = info.max_mtu,
+		.rx_queues_max = info.max_rx_queues,
+		.tx_queues_max = info.max_tx_queues,
+		.rx_descriptors_max = info.rx_desc_lim.nb_max,
+		.tx_descriptors_max = info.tx_desc_lim.nb_max,
+		.reta_size = info.reta_size,
+		.hash_key_bytes = info.hash_key_size,
+		.socket = rte_eth_dev_socket_id(port),
+	};
+	return 0;
+}
+
+/* The first port that `devargs` names, after rte_dev_probe(devargs); -ENODEV when it made none. */
+static inline int xd_port_of_devargs(const char *devargs, uint16_t *port)
+{
+	struct rte_dev_iterator iterator;
+	int rc = rte_eth_iterator_init(&iterator, devargs);
+
+	if (rc != 0)
+		return rc;
+	*port = rte_eth_iterator_next(&iterator);
+	if (*port == RTE_MAX_ETHPORTS)
+		return -ENODEV;
+	rte_eth_iterator_cleanup(&iterator);
+	return 0;
+}
+
+/* The next valid port id at or after `port`, or RTE_MAX_ETHPORTS (>= XD_PORTS_MAX). */
+static inline uint16_t xd_port_next(uint16_t port)
+{
+	return rte_eth_find_next(port);
+}
+
+/* mtu 0 keeps DPDK's default (1500). Several receive queues are fed by RSS over addresses and L4 ports where the
+ * device can hash at all, and the hash is then delivered with the packet. */
+static inline int xd_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu)
+{
+	struct rte_eth_conf conf;
+	struct rte_eth_dev_info info;
+	int rc = rte_eth_dev_info_get(port, &info);
+
+	if (rc != 0)
+		return rc;
+	memset(&conf, 0, sizeof(conf));
+	conf.rxmode.mtu = mtu;
+	if (rx_queues > 1) {
+		uint64_t types = (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads;
+
+		if (types != 0) {
+			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
+			conf.rx_adv_conf.rss_conf.rss_hf = types;
+			conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH;
+		}
+	}
+	return rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);
+}
+
+/* Closes the port; with `remove`, also takes its device off the bus, so that its name is free again. */
+static inline int xd_port_close(uint16_t port, int remove)
+{
+	struct rte_eth_dev_info info;
+	int known = rte_eth_dev_info_get(port, &info) == 0;
+	int rc = rte_eth_dev_close(port);
+
+	if (remove && known)
+		return rte_dev_remove(info.device);
+	return rc;
+}
+
+struct xd_port_stats {
+	uint64_t rx_packets;
+	uint64_t rx_bytes;
+	uint64_t rx_missed;   /* the port had no descriptor or buffer for them */
+	uint64_t rx_errors;
+	uint64_t rx_no_mbuf;  /* the mempool was empty */
+	uint64_t tx_packets;
+	uint64_t tx_bytes;
+	uint64_t tx_errors;
+};
+
+static inline int xd_port_stats(uint16_t port, struct xd_port_stats *out)
+{
+	struct rte_eth_stats stats;
+	int rc = rte_eth_stats_get(port, &stats);
+
+	if (rc != 0)
+		return rc;
+	*out = (struct xd_port_stats){
+		.rx_packets = stats.ipackets,
+		.rx_bytes = stats.ibytes,
+		.rx_missed = stats.imissed,
+		.rx_errors = stats.ierrors,
+		.rx_no_mbuf = stats.rx_nombuf,
+		.tx_packets = stats.opackets,
+		.tx_bytes = stats.obytes,
+		.tx_errors = stats.oerrors,
+	};
+	return 0;
+}
+
+struct xd_port_link {
+	uint32_t speed_mbps; /* UINT32_MAX when unknown */
+	uint8_t up;
+	uint8_t full_duplex;
+};
+
+static inline int xd_port_link(uint16_t port, struct xd_port_link *out)
+{
+	struct rte_eth_link link;
+	int rc = rte_eth_link_get_nowait(port, &link);
+
+	if (rc != 0)
+		return rc;
+	out->speed_mbps = link.link_speed;
+	out->up = link.link_status;
+	out->full_duplex = link.link_duplex;
+	return 0;
+}
+
+static inline int xd_port_mac(uint16_t port, uint8_t *mac)
+{
+	struct rte_ether_addr address;
+	int rc = rte_eth_macaddr_get(port, &address);
+
+	if (rc == 0)
+		memcpy(mac, address.addr_bytes, sizeof(address.addr_bytes));
+	return rc;
+}
+
+static inline int xd_port_set_mac(uint16_t port, const uint8_t *mac)
+{
+	struct rte_ether_addr address;
+
+	memcpy(address.addr_bytes, mac, sizeof(address.addr_bytes));
+	return rte_eth_dev_default_mac_addr_set(port, &address);
+}
+
+static inline int xd_rx_queue_setup(uint16_t port, uint16_t queue, uint16_t descriptors, struct rte_mempool *pool)
+{
+	return rte_eth_rx_queue_setup(port, queue, descriptors, rte_eth_dev_socket_id(port), NULL, pool);
+}
+
+static inline int xd_tx_queue_setup(uint16_t port, uint16_t queue, uint16_t descriptors)
+{
+	return rte_eth_tx_queue_setup(port, queue, descriptors, rte_eth_dev_socket_id(port), NULL);
+}
+
+#endif
