@@ -1,0 +1,310 @@
+//! One packet buffer, owned.
+//!
+//! Guide: DPDK Programmer's Guide 22.11, "Mbuf Library". A packet is a chain of segments; header code looks at the
+//! first only, which holds the whole packet unless a driver was told to scatter.
+
+use std::ptr::NonNull;
+use std::slice;
+
+use dpdk_sys as sys;
+
+use crate::layout::{
+    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT,
+};
+
+/// A packet in a DPDK buffer. Dropping it gives the buffer back to its pool.
+///
+/// One pointer wide, so that an array of mbufs is the array DPDK takes. There is no `Clone`: an mbuf has one owner,
+/// and its reference count is 1 throughout.
+///
+/// Trusted: that a driver's `data_off` and `data_len` lie within the buffer. Debug builds check it.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct Mbuf(NonNull<sys::rte_mbuf>);
+
+const _: () = assert!(size_of::<Option<Mbuf>>() == size_of::<*mut sys::rte_mbuf>());
+
+// SAFETY: an mbuf has one owner and no tie to a thread; its pool takes it back from any thread. Not Sync, though
+// nothing speaks against it but need.
+unsafe impl Send for Mbuf {}
+
+impl Mbuf {
+    /// # Safety
+    /// `raw` is the first segment of a live packet with reference count 1 that nobody else owns, from a pool that
+    /// lives until DPDK stops.
+    #[inline(always)]
+    pub(crate) unsafe fn from_raw(raw: NonNull<sys::rte_mbuf>) -> Self {
+        Self(raw)
+    }
+
+    /// The bytes of the first segment.
+    #[inline(always)]
+    pub fn data(&self) -> &[u8] {
+        let first = Segment(self.0);
+        // SAFETY: the segment is ours while `&self` lives; see `Segment::start` for the bounds.
+        unsafe { slice::from_raw_parts(first.start(), first.len()) }
+    }
+
+    /// The bytes of the first segment, to change in place.
+    #[inline(always)]
+    pub fn data_mut(&mut self) -> &mut [u8] {
+        let first = Segment(self.0);
+        // SAFETY: as in `data`, and `&mut self` is the only way to this mbuf.
+        unsafe { slice::from_raw_parts_mut(first.start(), first.len()) }
+    }
+
+    /// Bytes of all segments.
+    #[inline(always)]
+    pub fn packet_len(&self) -> usize {
+        self.read(&PKT_LEN) as usize
+    }
+
+    /// Number of segments, at least 1.
+    #[inline(always)]
+    pub fn segment_count(&self) -> u16 {
+        self.read(&NB_SEGS)
+    }
+
+    /// The bytes of each segment in turn.
+    pub fn segments(&self) -> Segments<'_> {
+        Segments { next: Some(Segment(self.0)), mbuf: self }
+    }
+
+    /// The id of the port it was received on; `u16::MAX` when none.
+    #[inline(always)]
+    pub fn port(&self) -> u16 {
+        self.read(&PORT)
+    }
+
+    /// Notes a port id; DPDK reads it nowhere on the way out.
+    #[inline(always)]
+    pub fn set_port(&mut self, port: u16) {
+        // SAFETY: ours through `&mut self`; no other field depends on it.
+        unsafe { PORT.write(self.0, port) }
+    }
+
+    /// The RSS hash, where the port computed one for this packet.
+    #[inline]
+    pub fn rss_hash(&self) -> Option<u32> {
+        (self.read(&OL_FLAGS) & sys::XD_RX_RSS_HASH != 0).then(|| self.read(&HASH_RSS))
+    }
+
+    /// Brings the mbuf's own fields towards the cache.
+    #[inline(always)]
+    pub fn prefetch_fields(&self) {
+        prefetch(self.0.as_ptr().cast());
+    }
+
+    /// Brings the first cache line of the packet's bytes towards the cache. Reads the mbuf's own fields.
+    #[inline(always)]
+    pub fn prefetch_data(&self) {
+        prefetch(Segment(self.0).start());
+    }
+
+    /// Bytes free in front of the packet.
+    #[inline]
+    pub fn headroom(&self) -> usize {
+        usize::from(self.read(&DATA_OFF))
+    }
+
+    /// Bytes free behind the packet, in its last segment.
+    #[inline]
+    pub fn tailroom(&self) -> usize {
+        self.last_segment().tailroom()
+    }
+
+    /// Puts `n` bytes in front and returns them, whatever they held before. `None`, and no change, where the
+    /// headroom is smaller.
+    #[inline]
+    pub fn prepend(&mut self, n: u16) -> Option<&mut [u8]> {
+        let offset = self.read(&DATA_OFF).checked_sub(n)?;
+        let data_len = self.read(&DATA_LEN).checked_add(n)?;
+        // SAFETY: ours through `&mut self`. The data now begins `n` bytes earlier and still within the buffer, and
+        // both lengths say so.
+        unsafe {
+            DATA_OFF.write(self.0, offset);
+            DATA_LEN.write(self.0, data_len);
+            PKT_LEN.write(self.0, self.read(&PKT_LEN) + u32::from(n));
+        }
+        self.data_mut().get_mut(..usize::from(n))
+    }
+
+    /// Takes `n` bytes off the front. False, and no change, where the first segment is shorter.
+    #[inline]
+    #[must_use]
+    pub fn trim_front(&mut self, n: u16) -> bool {
+        let Some(data_len) = self.read(&DATA_LEN).checked_sub(n) else { return false };
+        // SAFETY: ours through `&mut self`. `n` is at most the segment's data, so the offset stays in the buffer.
+        unsafe {
+            DATA_OFF.write(self.0, self.read(&DATA_OFF) + n);
+            DATA_LEN.write(self.0, data_len);
+            PKT_LEN.write(self.0, self.read(&PKT_LEN) - u32::from(n));
+        }
+        true
+    }
+
+    /// Puts `n` bytes behind the packet and returns them, whatever they held before. `None`, and no change, where
+    /// the tailroom is smaller.
+    #[inline]
+    pub fn append(&mut self, n: u16) -> Option<&mut [u8]> {
+        let last = self.last_segment();
+        if usize::from(n) > last.tailroom() {
+            return None;
+        }
+        let old_len = last.len();
+        // SAFETY: ours through `&mut self`. The tailroom holds `n` bytes, so the data ends within the buffer; the
+        // memory is mapped and initialised, as all of a pool's is.
+        unsafe {
+            DATA_LEN.write(last.0, DATA_LEN.read(last.0) + n);
+            PKT_LEN.write(self.0, self.read(&PKT_LEN) + u32::from(n));
+            Some(slice::from_raw_parts_mut(last.start().add(old_len), usize::from(n)))
+        }
+    }
+
+    /// Cuts the packet to `len` bytes and frees segments that are left empty. False, and no change, where it is
+    /// shorter than that.
+    #[must_use]
+    pub fn truncate(&mut self, len: usize) -> bool {
+        if len > self.packet_len() {
+            return false;
+        }
+        let (mut segment, mut left, mut kept) = (Segment(self.0), len, 1);
+        while left > segment.len() {
+            let Some(next) = segment.next() else { return false };
+            left -= segment.len();
+            segment = next;
+            kept += 1;
+        }
+        let rest = segment.next();
+        // SAFETY: ours through `&mut self`. `left` is at most this segment's length, and `len` at most the packet's,
+        // so both fit their fields. The chain ends here, so the rest has no owner but this function, which frees it.
+        unsafe {
+            DATA_LEN.write(segment.0, left as u16);
+            PKT_LEN.write(self.0, len as u32);
+            NB_SEGS.write(self.0, kept);
+            NEXT.write(segment.0, std::ptr::null_mut());
+            if let Some(rest) = rest {
+                sys::rte_pktmbuf_free(rest.0.as_ptr());
+            }
+        }
+        true
+    }
+
+    /// Puts the segments of `tail` behind this packet's.
+    ///
+    /// # Errors
+    /// Gives `tail` back when the chain would have more segments than DPDK counts (65,535).
+    pub fn chain(&mut self, tail: Mbuf) -> std::result::Result<(), Mbuf> {
+        // SAFETY: both packets are ours and distinct; on success the head owns the tail's segments, on failure DPDK
+        // changed nothing.
+        if unsafe { sys::rte_pktmbuf_chain(self.0.as_ptr(), tail.0.as_ptr()) } != 0 {
+            return Err(tail);
+        }
+        std::mem::forget(tail);
+        Ok(())
+    }
+
+    /// Where the mbuf is: it stays the same from the receiving port to the sending one when nothing was copied.
+    pub fn mbuf_address(&self) -> usize {
+        self.0.as_ptr().addr()
+    }
+
+    /// Where its first segment's buffer is.
+    pub fn buffer_address(&self) -> usize {
+        self.read(&BUF_ADDR).addr()
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(&self, field: &Field<T>) -> T {
+        // SAFETY: the mbuf is live and, Mbuf being neither Sync nor Clone, no other thread writes it.
+        unsafe { field.read(self.0) }
+    }
+
+    fn last_segment(&self) -> Segment {
+        let mut last = Segment(self.0);
+        while let Some(next) = last.next() {
+            last = next;
+        }
+        last
+    }
+}
+
+impl Drop for Mbuf {
+    #[inline]
+    fn drop(&mut self) {
+        // SAFETY: a live packet that only we own; its pool lives until DPDK stops, which waits for this mbuf.
+        unsafe { sys::rte_pktmbuf_free(self.0.as_ptr()) }
+    }
+}
+
+/// The bytes of a packet's segments, in order.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    next: Option<Segment>,
+    mbuf: &'a Mbuf,
+}
+
+impl<'a> Iterator for Segments<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        let segment = self.next?;
+        self.next = segment.next();
+        let _borrowed: &'a Mbuf = self.mbuf;
+        // SAFETY: the segment belongs to the mbuf borrowed for 'a; see `Segment::start` for the bounds.
+        Some(unsafe { slice::from_raw_parts(segment.start(), segment.len()) })
+    }
+}
+
+/// A segment of a packet that some `Mbuf` owns. Private to this file, and never outlives the call or borrow that
+/// made it: that is what its methods rely on.
+#[derive(Debug, Clone, Copy)]
+struct Segment(NonNull<sys::rte_mbuf>);
+
+impl Segment {
+    /// The first data byte; `len()` bytes from here lie within the buffer.
+    #[inline(always)]
+    fn start(self) -> *mut u8 {
+        // SAFETY: a live segment (see the type). The offset lies within its buffer: pools and the methods above
+        // keep it so, and drivers are trusted to.
+        unsafe {
+            let (offset, len) = (usize::from(DATA_OFF.read(self.0)), self.len());
+            debug_assert!(
+                offset + len <= usize::from(BUF_LEN.read(self.0)),
+                "a driver's data lies outside its buffer"
+            );
+            BUF_ADDR.read(self.0).add(offset)
+        }
+    }
+
+    #[inline(always)]
+    fn len(self) -> usize {
+        // SAFETY: a live segment (see the type).
+        usize::from(unsafe { DATA_LEN.read(self.0) })
+    }
+
+    #[inline]
+    fn tailroom(self) -> usize {
+        // SAFETY: a live segment (see the type).
+        let (buffer, offset) = unsafe { (BUF_LEN.read(self.0), DATA_OFF.read(self.0)) };
+        usize::from(buffer).saturating_sub(usize::from(offset) + self.len())
+    }
+
+    #[inline]
+    fn next(self) -> Option<Segment> {
+        // SAFETY: a live segment (see the type); `next` is null or another segment of the same packet.
+        NonNull::new(unsafe { NEXT.read(self.0) }).map(Segment)
+    }
+}
+
+#[inline(always)]
+fn prefetch(address: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint and faults on no address.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}

@@ -1,0 +1,462 @@
+//! Ports: network devices, real and virtual.
+//!
+//! Guide: DPDK Programmer's Guide 22.11, "Poll Mode Driver"; device arguments: "Network Interface Controller
+//! Drivers" <https://doc.dpdk.org/guides-22.11/nics/>.
+
+use std::ffi::{CStr, c_char};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use dpdk_sys as sys;
+
+use crate::burst::Burst;
+use crate::eal::Eal;
+use crate::error::{Error, Result, c_string, check};
+use crate::log::explain;
+use crate::mempool::Mempool;
+use crate::queue::{self, RxQueue, TxQueue};
+
+/// A port that this process alone uses. The port runs on while one of its queues is alive; with the last it is
+/// stopped and closed.
+#[derive(Debug)]
+pub struct Port {
+    device: Arc<Device>,
+    queues: Option<Queues>,
+}
+
+/// What [`Port::configure`] is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortConfig {
+    /// Receive queues, at least 1. Several are fed by RSS where the device can hash.
+    pub rx_queue_count: u16,
+    /// Transmit queues, at least 1.
+    pub tx_queue_count: u16,
+    /// Descriptors of each receive queue; moved to what the device can do.
+    pub rx_descriptor_count: u16,
+    /// Descriptors of each transmit queue; moved to what the device can do.
+    pub tx_descriptor_count: u16,
+    /// Largest layer-3 packet in bytes; `None` keeps DPDK's 1,500.
+    pub mtu: Option<u16>,
+}
+
+impl Default for PortConfig {
+    fn default() -> Self {
+        Self {
+            rx_queue_count: 1,
+            tx_queue_count: 1,
+            rx_descriptor_count: 512,
+            tx_descriptor_count: 512,
+            mtu: None,
+        }
+    }
+}
+
+/// What a device can do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortInfo {
+    /// The driver's name, such as `net_af_packet`.
+    pub driver: String,
+    /// Receive queues at most.
+    pub rx_queues_max: u16,
+    /// Transmit queues at most.
+    pub tx_queues_max: u16,
+    /// Descriptors of a receive queue at most.
+    pub rx_descriptors_max: u16,
+    /// Descriptors of a transmit queue at most.
+    pub tx_descriptors_max: u16,
+    /// Longest frame it receives, in bytes.
+    pub rx_packet_bytes_max: u32,
+    /// Smallest MTU in bytes.
+    pub mtu_min: u16,
+    /// Largest MTU in bytes; `u16::MAX` where the driver does not say.
+    pub mtu_max: u16,
+    /// Bits `RTE_ETH_TX_OFFLOAD_*`.
+    pub tx_offloads: u64,
+    /// Bits `RTE_ETH_RSS_*`: what it can hash over; 0 where it has no RSS.
+    pub rss_hash_types: u64,
+    /// Entries of the RSS indirection table; 0 where it has none.
+    pub reta_size: u16,
+    /// Bytes of the RSS key; 0 where it has none.
+    pub hash_key_bytes: u16,
+    /// NUMA node; `None` where it has none.
+    pub socket: Option<u16>,
+}
+
+/// The port's own counts since it started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets lost for want of descriptors.
+    pub rx_missed: u64,
+    /// Packets received in error.
+    pub rx_errors: u64,
+    /// Packets lost because the mempool was empty.
+    pub rx_no_mbuf: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets that could not be sent.
+    pub tx_errors: u64,
+}
+
+/// The state of the cable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Whether the link is up.
+    pub up: bool,
+    /// Speed in Mbit/s; `None` when unknown.
+    pub speed_mbps: Option<u32>,
+    /// Whether both ends can send at once.
+    pub full_duplex: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Queues {
+    rx: u16,
+    tx: u16,
+}
+
+impl Port {
+    /// Makes a device of DPDK device arguments (`"net_null0,size=64"`, a PCI address) and takes its first port.
+    ///
+    /// The device disappears again with the last of the port and its queues. Its name must be new.
+    ///
+    /// # Errors
+    /// [`Error::Call`] with the driver's own words when it refuses the arguments; [`Error::PortTaken`] when there is
+    /// such a device.
+    pub fn attach(eal: &Eal, devargs: &str) -> Result<Self> {
+        let c_devargs = c_string(devargs)?;
+        let name = devargs.split(',').next().unwrap_or(devargs);
+        if port_by_name(name)?.is_some() {
+            return Err(Error::PortTaken { name: name.to_owned() });
+        }
+        let mut id = 0;
+        explain(|| {
+            // SAFETY: EAL runs, as `eal` shows; the string is NUL-terminated and copied by DPDK.
+            check("rte_dev_probe", devargs, unsafe { sys::rte_dev_probe(c_devargs.as_ptr()) })?;
+            // SAFETY: as above; `id` is writable.
+            let rc = unsafe { sys::xd_port_of_devargs(c_devargs.as_ptr(), &raw mut id) };
+            check("rte_eth_iterator_next", devargs, rc)
+        })?;
+        Self::claim(eal, id, true)
+    }
+
+    /// Takes a port that EAL made at its start (`--vdev`, `-a`), by its device name.
+    ///
+    /// # Errors
+    /// [`Error::PortMissing`] with the ports there are; [`Error::PortTaken`].
+    pub fn find(eal: &Eal, name: &str) -> Result<Self> {
+        match port_by_name(name)? {
+            Some(id) => Self::claim(eal, id, false),
+            None => Err(Error::PortMissing { name: name.to_owned(), known: port_names() }),
+        }
+    }
+
+    fn claim(eal: &Eal, id: u16, attached: bool) -> Result<Self> {
+        let name = name_of_port(id)?;
+        if !eal.claim_port(id) {
+            return Err(Error::PortTaken { name });
+        }
+        let device = Device { id, name, attached, rx_queues_started: AtomicU16::new(0), eal: eal.clone() };
+        Ok(Self { device: Arc::new(device), queues: None })
+    }
+
+    /// Sets up the queues; received packets go into mbufs of `pool`. May be repeated until the port starts.
+    ///
+    /// # Errors
+    /// [`Error::QueueCount`], [`Error::PortStarted`], or [`Error::Call`] with the driver's words.
+    pub fn configure(&mut self, config: &PortConfig, pool: &Mempool) -> Result<()> {
+        self.not_started()?;
+        self.check_queue_counts(config)?;
+        self.queues = None;
+        explain(|| self.device.configure(config, pool))?;
+        self.queues = Some(Queues { rx: config.rx_queue_count, tx: config.tx_queue_count });
+        Ok(())
+    }
+
+    /// Starts the port and hands its queues out, in the order of their indices.
+    ///
+    /// # Errors
+    /// [`Error::PortNotConfigured`], [`Error::PortStarted`], or [`Error::Call`] with the driver's words.
+    pub fn start(&mut self) -> Result<(Vec<RxQueue>, Vec<TxQueue>)> {
+        self.not_started()?;
+        let Some(queues) = self.queues else {
+            return Err(Error::PortNotConfigured { name: self.name().into() });
+        };
+        // SAFETY: the port is ours, configured with all its queues set up, and not started.
+        explain(|| check("rte_eth_dev_start", self.name(), unsafe { sys::rte_eth_dev_start(self.id()) }))?;
+        self.device.rx_queues_started.store(queues.rx, Ordering::Relaxed);
+        let rx = (0..queues.rx).map(|queue| RxQueue::new(Arc::clone(&self.device), queue)).collect();
+        let tx = (0..queues.tx).map(|queue| TxQueue::new(Arc::clone(&self.device), queue)).collect();
+        Ok((rx, tx))
+    }
+
+    /// DPDK's number for the port, as in [`crate::Mbuf::port`].
+    pub fn id(&self) -> u16 {
+        self.device.id
+    }
+
+    /// The device's name, such as `net_null0`.
+    pub fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    /// What the device can do.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the device is gone.
+    pub fn info(&self) -> Result<PortInfo> {
+        self.device.info()
+    }
+
+    /// The port's MAC address.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the device is gone.
+    pub fn mac(&self) -> Result<[u8; 6]> {
+        let mut mac = [0; 6];
+        // SAFETY: `mac` has the six bytes the call writes.
+        let rc = unsafe { sys::xd_port_mac(self.id(), mac.as_mut_ptr()) };
+        check("rte_eth_macaddr_get", self.name(), rc).map(|()| mac)
+    }
+
+    /// Changes the port's MAC address.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: the driver cannot, or the address is a group or zero one.
+    pub fn set_mac(&self, mac: [u8; 6]) -> Result<()> {
+        // SAFETY: `mac` has the six bytes the call reads.
+        let rc = unsafe { sys::xd_port_set_mac(self.id(), mac.as_ptr()) };
+        explain(|| check("rte_eth_dev_default_mac_addr_set", self.name(), rc))
+    }
+
+    /// The port's own counts.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the driver keeps none.
+    pub fn stats(&self) -> Result<PortStats> {
+        // SAFETY: integers, for which zero bytes are a value.
+        let mut s: sys::xd_port_stats = unsafe { std::mem::zeroed() };
+        // SAFETY: `s` is writable.
+        check("rte_eth_stats_get", self.name(), unsafe { sys::xd_port_stats(self.id(), &raw mut s) })?;
+        Ok(PortStats {
+            rx_packets: s.rx_packets,
+            rx_bytes: s.rx_bytes,
+            rx_missed: s.rx_missed,
+            rx_errors: s.rx_errors,
+            rx_no_mbuf: s.rx_no_mbuf,
+            tx_packets: s.tx_packets,
+            tx_bytes: s.tx_bytes,
+            tx_errors: s.tx_errors,
+        })
+    }
+
+    /// The state of the link, without waiting for it to come up.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the device is gone.
+    pub fn link(&self) -> Result<Link> {
+        let mut link = sys::xd_port_link { speed_mbps: 0, up: 0, full_duplex: 0 };
+        // SAFETY: `link` is writable.
+        check("rte_eth_link_get_nowait", self.name(), unsafe {
+            sys::xd_port_link(self.id(), &raw mut link)
+        })?;
+        let speed_mbps = (link.speed_mbps != u32::MAX).then_some(link.speed_mbps);
+        Ok(Link { up: link.up != 0, speed_mbps, full_duplex: link.full_duplex != 0 })
+    }
+
+    /// Whether the port takes frames addressed to others.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the driver cannot.
+    pub fn set_promiscuous(&self, on: bool) -> Result<()> {
+        let (call, set): (_, unsafe extern "C" fn(u16) -> i32) = if on {
+            ("rte_eth_promiscuous_enable", sys::rte_eth_promiscuous_enable)
+        } else {
+            ("rte_eth_promiscuous_disable", sys::rte_eth_promiscuous_disable)
+        };
+        // SAFETY: takes any port id.
+        explain(|| check(call, self.name(), unsafe { set(self.id()) }))
+    }
+
+    /// Largest layer-3 packet in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the device is gone.
+    pub fn mtu(&self) -> Result<u16> {
+        let mut mtu = 0;
+        // SAFETY: `mtu` is writable.
+        let rc = unsafe { sys::rte_eth_dev_get_mtu(self.id(), &raw mut mtu) };
+        check("rte_eth_dev_get_mtu", self.name(), rc).map(|()| mtu)
+    }
+
+    /// Changes the largest layer-3 packet, in bytes.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: out of the device's bounds, or the driver cannot (while the port runs).
+    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+        // SAFETY: takes any port id.
+        let set = || unsafe { sys::rte_eth_dev_set_mtu(self.id(), mtu) };
+        explain(|| check("rte_eth_dev_set_mtu", self.name(), set()))
+    }
+
+    fn not_started(&self) -> Result<()> {
+        match self.device.rx_queues_started.load(Ordering::Relaxed) {
+            0 => Ok(()),
+            _ => Err(Error::PortStarted { name: self.name().to_owned() }),
+        }
+    }
+
+    fn check_queue_counts(&self, config: &PortConfig) -> Result<()> {
+        let info = self.info()?;
+        let wishes = [
+            ("receive", config.rx_queue_count, info.rx_queues_max),
+            ("transmit", config.tx_queue_count, info.tx_queues_max),
+        ];
+        match wishes.into_iter().find(|&(_, asked, max)| asked == 0 || asked > max) {
+            None => Ok(()),
+            Some((direction, asked, max)) => {
+                Err(Error::QueueCount { name: self.name().to_owned(), direction, asked, max })
+            }
+        }
+    }
+}
+
+/// What a port and its queues share; stopped and closed with the last of them.
+#[derive(Debug)]
+pub(crate) struct Device {
+    id: u16,
+    name: String,
+    /// Made by [`Port::attach`], so its device goes with it.
+    attached: bool,
+    /// 0 until the port runs.
+    rx_queues_started: AtomicU16,
+    eal: Eal,
+}
+
+impl Device {
+    #[inline(always)]
+    pub(crate) fn id(&self) -> u16 {
+        self.id
+    }
+
+    fn info(&self) -> Result<PortInfo> {
+        // SAFETY: integers and a pointer, for which zero bytes are a value.
+        let mut raw: sys::xd_port_info = unsafe { std::mem::zeroed() };
+        // SAFETY: `raw` is writable.
+        check("rte_eth_dev_info_get", &self.name, unsafe { sys::xd_port_info(self.id, &raw mut raw) })?;
+        Ok(PortInfo {
+            // SAFETY: a static string of the driver's, or null.
+            driver: unsafe { text(raw.driver) },
+            rx_queues_max: raw.rx_queues_max,
+            tx_queues_max: raw.tx_queues_max,
+            rx_descriptors_max: raw.rx_descriptors_max,
+            tx_descriptors_max: raw.tx_descriptors_max,
+            rx_packet_bytes_max: raw.rx_packet_bytes_max,
+            mtu_min: raw.mtu_min,
+            mtu_max: raw.mtu_max,
+            tx_offloads: raw.tx_offloads,
+            rss_hash_types: raw.rss_hash_types,
+            reta_size: raw.reta_size,
+            hash_key_bytes: raw.hash_key_bytes,
+            socket: u16::try_from(raw.socket).ok(),
+        })
+    }
+
+    fn configure(&self, config: &PortConfig, pool: &Mempool) -> Result<()> {
+        let (mut rx, mut tx) = (config.rx_descriptor_count, config.tx_descriptor_count);
+        // SAFETY: the port is claimed and not started. The pool lives until DPDK stops, which waits for this port.
+        unsafe {
+            let mtu = config.mtu.map_or(0, u32::from);
+            let rc = sys::xd_port_configure(self.id, config.rx_queue_count, config.tx_queue_count, mtu);
+            check("rte_eth_dev_configure", &self.name, rc)?;
+            let rc = sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.id, &raw mut rx, &raw mut tx);
+            check("rte_eth_dev_adjust_nb_rx_tx_desc", &self.name, rc)?;
+            for queue in 0..config.rx_queue_count {
+                let rc = sys::xd_rx_queue_setup(self.id, queue, rx, pool.as_ptr());
+                check("rte_eth_rx_queue_setup", &self.name, rc)?;
+            }
+            for queue in 0..config.tx_queue_count {
+                let rc = sys::xd_tx_queue_setup(self.id, queue, tx);
+                check("rte_eth_tx_queue_setup", &self.name, rc)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Frees what has arrived and nobody fetched: net_ring keeps it in a ring that closing does not empty. Bounded,
+    /// because a real port goes on receiving.
+    fn drain(&self, rx_queues: u16) {
+        const BURSTS_MAX: usize = 1024;
+        let mut burst = Burst::new();
+        for queue in 0..rx_queues {
+            for _ in 0..BURSTS_MAX {
+                // SAFETY: the port runs, and its queues are gone, so nobody else uses them.
+                if unsafe { queue::receive(self, queue, &mut burst) } == 0 {
+                    break;
+                }
+                burst.clear();
+            }
+        }
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let rx_queues = self.rx_queues_started.load(Ordering::Relaxed);
+        if rx_queues > 0 {
+            self.drain(rx_queues);
+            // SAFETY: no queue is left that could be polled.
+            unsafe { sys::rte_eth_dev_stop(self.id) };
+        }
+        // SAFETY: as above; the claim is given back after the id has lost its meaning.
+        let rc = unsafe { sys::xd_port_close(self.id, self.attached.into()) };
+        if let Err(error) = check("rte_eth_dev_close", &self.name, rc) {
+            eprintln!("dpdk: {error}");
+        }
+        self.eal.release_port(self.id);
+    }
+}
+
+/// The ids of the ports there are.
+fn port_ids() -> impl Iterator<Item = u16> {
+    // SAFETY: takes any number; only called when EAL runs.
+    let next =
+        |from: u16| Some(unsafe { sys::xd_port_next(from) }).filter(|&id| u32::from(id) < sys::XD_PORTS_MAX);
+    std::iter::successors(next(0), move |&id| next(id + 1))
+}
+
+fn port_names() -> Vec<String> {
+    port_ids().filter_map(|id| name_of_port(id).ok()).collect()
+}
+
+fn port_by_name(name: &str) -> Result<Option<u16>> {
+    let c_name = c_string(name)?;
+    let mut id = 0;
+    // SAFETY: the name is NUL-terminated, `id` is writable.
+    let rc = unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &raw mut id) };
+    Ok((rc == 0).then_some(id))
+}
+
+fn name_of_port(id: u16) -> Result<String> {
+    let mut name = [0 as c_char; sys::XD_PORT_NAME_BYTES as usize];
+    // SAFETY: the buffer has the size DPDK's reference asks for (RTE_ETH_NAME_MAX_LEN).
+    let rc = unsafe { sys::rte_eth_dev_get_name_by_port(id, name.as_mut_ptr()) };
+    check("rte_eth_dev_get_name_by_port", &id.to_string(), rc)?;
+    // SAFETY: the call left a NUL-terminated string there.
+    Ok(unsafe { text(name.as_ptr()) })
+}
+
+/// # Safety
+/// `string` is null or NUL-terminated.
+unsafe fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: promised by the caller; copied at once.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
