@@ -12,7 +12,7 @@ use testbed::process::until;
 /// Everything Crossdock could leave on a machine, as text that can be compared.
 fn traces(lab: &Lab) -> BTreeSet<String> {
     let mut traces = BTreeSet::new();
-    for directory in ["/run/dpdk", "/var/run/dpdk", "/dev/hugepages"] {
+    for directory in ["/run/dpdk", "/run/crossdock", "/dev/hugepages"] {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             traces.insert(entry.path().display().to_string());
         }
@@ -22,16 +22,23 @@ fn traces(lab: &Lab) -> BTreeSet<String> {
         &["ip", "-brief", "address"],
         &["ip", "route"],
         &["ip", "rule"],
+        &["ip", "neighbour"],
         &["nft", "list", "tables"],
-        &["ss", "-lnp"],
+        &["ss", "-H", "-ltunw"],
     ] {
         for line in lab.succeed("director", argv).lines() {
-            // A plug's other end has an index that is printed with its name, and the state of the link is not a leftover.
-            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
-            traces.insert(format!("{}: {line}", argv.join(" ")));
+            traces.insert(format!("{}: {}", argv.join(" "), lasting(line)));
         }
     }
+    let details = lab.succeed("director", &["ip", "-details", "link"]);
+    traces.extend(details.lines().filter(|line| line.contains("prog/xdp")).map(str::to_owned));
     traces
+}
+
+/// The line without the states a link goes through by itself.
+fn lasting(line: &str) -> String {
+    let passing = |word: &&str| !matches!(*word, "UP" | "DOWN" | "UNKNOWN") && !word.starts_with('<');
+    line.split_whitespace().filter(passing).collect::<Vec<_>>().join(" ")
 }
 
 fn assert_nothing_left(end: impl FnOnce(&Lab, Director), device: &str) {
