@@ -3,8 +3,9 @@
 //! Guide: DPDK Programmer's Guide 22.11, "Environment Abstraction Layer"; options: Linux guide, "EAL parameters".
 
 use std::collections::BTreeSet;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, OsStr, c_char, c_int};
 use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +45,8 @@ impl Eal {
     ///
     /// Drivers come from DPDK's plugin directory. The log goes to stderr at warning level unless `args` have a
     /// `--log-level`. EAL pins the calling thread to its main lcore; the thread gets its own affinity back here.
+    /// Started so that nothing is left behind, even when the process is killed: `--in-memory` with huge pages, or
+    /// `--no-huge --no-shconf`, and `--no-telemetry` with either.
     ///
     /// # Errors
     /// [`Error::AlreadyInitialised`] on every call but the first of a process, even when the first failed: DPDK's own
@@ -68,6 +71,7 @@ impl Eal {
         });
         affinity.restore();
         let understood = usize::try_from(parsed?).unwrap_or(0);
+        remove_empty_runtime_directory();
         let eal = Self(Arc::new(Shared { pools: Mutex::default(), claimed_ports: Mutex::default() }));
         // EAL moves words that are not options to the end, and returns how many it used.
         match argv.get(understood + 1) {
@@ -108,6 +112,15 @@ impl Drop for Shared {
         // `Shared`, and every mbuf is back in its pool, so nothing can reach DPDK's memory any more.
         unsafe { sys::rte_eal_cleanup() };
     }
+}
+
+/// With `--no-shconf --no-telemetry` (and with `--in-memory`) DPDK makes its directory under /run/dpdk, puts nothing
+/// into it and forgets it. Removed at the start, it cannot be left behind by a process that is killed.
+fn remove_empty_runtime_directory() {
+    // SAFETY: EAL runs; the string is static and NUL-terminated.
+    let path = unsafe { CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
+    // Fails where something is in it, which is as it should be.
+    let _ = std::fs::remove_dir(OsStr::from_bytes(path.to_bytes()));
 }
 
 /// No code under these locks can panic half-way through a change, so a poisoned lock is as good as new.

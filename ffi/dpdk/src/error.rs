@@ -90,24 +90,22 @@ impl Error {
 
     /// What the operator can do about it, where that is known.
     fn remedy(&self) -> Option<&'static str> {
-        const EPERM: i32 = 1;
-        const ENOENT: i32 = 2;
         const ENOMEM: i32 = 12;
-        const EACCES: i32 = 13;
         const EEXIST: i32 = 17;
-        const ENODEV: i32 = 19;
-        const EINVAL: i32 = 22;
         const ENAMETOOLONG: i32 = 36;
         let Self::Call { call, errno, .. } = self else { return None };
         Some(match (*call, *errno) {
-            (_, EPERM | EACCES) => "run as root, or grant CAP_NET_ADMIN, CAP_NET_RAW and CAP_SYS_ADMIN",
+            ("rte_dev_probe", _) => {
+                "check the driver's name, the interface or file named in the device arguments, and privileges (root, \
+                 or CAP_NET_ADMIN and CAP_NET_RAW)"
+            }
+            ("rte_eal_init", _) => {
+                "check the EAL options, free memory and huge pages, and that no other process uses \
+                                    this --file-prefix"
+            }
             (_, ENOMEM) => "reserve more huge pages (vm.nr_hugepages), raise `-m`, or ask for fewer mbufs",
             (_, EEXIST) => "the name is in use; choose another",
             (_, ENAMETOOLONG) => "choose a shorter name",
-            ("rte_eal_init", _) => "check the EAL options and that no other process uses this --file-prefix",
-            ("rte_dev_probe", EINVAL | ENODEV | ENOENT) => {
-                "check the driver's name, the interface or file named in the device arguments, and privileges"
-            }
             _ => return None,
         })
     }
@@ -117,8 +115,8 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Call { call, subject, errno, log } => {
-                write!(f, "{call}({subject}): {} (errno {errno})", errno_text(*errno))?;
-                for line in log.lines() {
+                write!(f, "{call}({subject}): {}", reason(call, *errno))?;
+                for line in log.lines().filter(|line| !line.ends_with(SAYS_NOTHING)) {
                     write!(f, "; DPDK says: {line}")?;
                 }
                 if let Some(remedy) = self.remedy() {
@@ -167,8 +165,16 @@ pub(crate) fn c_string(text: &str) -> Result<CString> {
     CString::new(text).map_err(|_| Error::NulByte { text: text.replace('\0', "\\0") })
 }
 
+/// The last line DPDK logs of any device it could not attach.
+const SAYS_NOTHING: &str = "EAL: Failed to attach device on primary process";
+
 /// DPDK's text for an errno, its own codes included.
-fn errno_text(errno: i32) -> String {
+fn reason(call: &str, errno: i32) -> String {
+    // Virtual devices' drivers return a bare -1, which is no errno: "Operation not permitted" would mislead.
+    if call == "rte_dev_probe" && errno == 1 {
+        return "the driver refused".into();
+    }
     // SAFETY: takes any integer; the string stands in this thread's buffer and is copied at once.
-    unsafe { CStr::from_ptr(sys::rte_strerror(errno)) }.to_string_lossy().into_owned()
+    let text = unsafe { CStr::from_ptr(sys::rte_strerror(errno)) };
+    format!("{} (errno {errno})", text.to_string_lossy())
 }
