@@ -17,6 +17,7 @@ build          libclang                    libclang-dev
 build,run,test module:libdpdk              libdpdk-dev
 build,run,test command:jq                  jq
 run,test       command:ip                  iproute2
+run,test       command:sysctl              procps
 run,test       command:ethtool             ethtool
 run,test       command:nft                 nftables
 run,test       command:nginx               nginx-light
@@ -76,15 +77,20 @@ install_with_apt() {
     die "missing: $*. Only Debian and Ubuntu are installed to automatically; here please install them by hand"
   [[ $EUID == 0 ]] || die "missing packages: run as root, or: sudo apt-get install $*"
   echo "installing: $*" >&2
-  apt_quietly "$@" || {
-    # The package lists may be old or absent (containers); only then is a refresh worth its time.
-    apt-get -q update >&2 && apt_quietly "$@"
-  } || die "apt-get could not install: $*"
+  local log
+  log=$(mktemp)
+  # The package lists may be old or absent (containers); only then is a refresh worth its time.
+  if ! apt_install "$@" >"$log" 2>&1 && ! { apt-get -q update && apt_install "$@"; } >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    rm -f "$log"
+    die "apt-get could not install: $*"
+  fi
+  rm -f "$log"
 }
 
 # Installs without starting services: nginx's package would open port 80 of this host, which is not ours to open.
 # Debian asks /usr/sbin/policy-rc.d before a package starts anything; 101 means no.
-apt_quietly() (
+apt_install() (
   policy=/usr/sbin/policy-rc.d
   if [[ ! -e $policy ]]; then
     trap 'rm -f "$policy"' EXIT
@@ -92,10 +98,10 @@ apt_quietly() (
     chmod +x "$policy"
   fi
   had_nginx=$(command -v nginx || true)
-  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" >&2 || exit 1
+  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" || exit 1
   # ... and it shall not start at the next boot either.
   if [[ -z $had_nginx && -d /run/systemd/system ]] && command -v nginx >/dev/null; then
-    systemctl --quiet disable nginx.service >&2 || true
+    systemctl --quiet disable nginx.service || true
   fi
 )
 

@@ -79,6 +79,7 @@ lab_measure() {
   lab_start "$@"
   wait "$LAB_PID" || status=$?
   lab_forget "$LAB_PID"
+  ((status == 0)) || tail -n 20 "$2" "$2.err" >&2
   return "$status"
 }
 

@@ -1,5 +1,8 @@
 //! HTTP through FullNAT, between two networks on af_packet ports: curl, wrk and nginx.
 
+use std::fs::File;
+use std::io::Read;
+
 use testbed::director::{Director, replaced, rules};
 use testbed::lab::{Lab, VIP, WebServers};
 
@@ -37,7 +40,7 @@ fn two_workers_carry_every_connection() {
     let text = rules("quickstart.toml");
     let workers = text.lines().find(|l| l.starts_with("workers")).expect("a line that says workers");
     let director = Director::start(&lab, &replaced(&text, workers, "workers = [0, 1]"));
-    let out = lab.succeed("client", &["wrk", "-t1", "-c64", "-d3s", &format!("http://{VIP}/")]);
+    let out = lab.succeed("client", &["wrk", "-t1", "-c64", "-d3s", &format!("http://{VIP}:80/")]);
     assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");
     for (backend, requests) in servers.requests().into_iter().enumerate() {
         assert!(requests > 0, "backend{} got none", backend + 1);
@@ -49,8 +52,9 @@ fn two_workers_carry_every_connection() {
 /// The client's hash of `/big` is the hash of what the servers have.
 pub(crate) fn download_arrives_whole(lab: &Lab, servers: &WebServers) {
     let big = lab.directory().join("backend1/big");
-    let content = lab.succeed("client", &["openssl", "rand", "1000000"]).into_bytes();
-    servers.serve_big(&content.repeat(100));
+    let mut content = vec![0; 100_000_000];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut content)).expect("random bytes");
+    servers.serve_big(&content);
     let big = big.display().to_string();
     let wanted = lab.succeed("client", &["sha256sum", &big]);
     let fetch = format!("curl -sS --fail -m 120 http://{VIP}/big | sha256sum");

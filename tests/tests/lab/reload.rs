@@ -15,7 +15,7 @@ fn two_hundred_connections_survive_reloads() {
     let servers = WebServers::start(&lab, 8080);
     let text = rules("quickstart.toml");
     let director = Director::start(&lab, &text);
-    let url = format!("http://{VIP}/");
+    let url = format!("http://{VIP}:80/");
     let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", "-c200", "-d6s", &url]);
     let connections = || servers.logs().iter().map(|log| connections(log)).sum::<usize>();
     assert!(

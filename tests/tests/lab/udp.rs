@@ -1,6 +1,7 @@
 //! UDP through FullNAT and DR: a Python client with a socket a datagram, socat as the servers.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::Duration;
 
 use testbed::director::{Director, replaced, rules};
@@ -55,17 +56,19 @@ fn assert_datagrams_are_spread(lab: &Lab) {
     }
 }
 
+/// What socat runs for a datagram: one read and one write, so that the answer is one datagram.
+const ANSWER: &str = r#"sysread(STDIN, $payload, 2000); syswrite(STDOUT, "$ARGV[0]\n$payload");"#;
+
 /// A server on every backend that answers with its name and what it got. In DR it must be bound to the VIP, or the answer
 /// would come from the backend's own address.
 fn echo_servers(lab: &Lab, address: &str) -> Vec<Process> {
+    let answer = lab.directory().join("answer.pl");
+    fs::write(&answer, ANSWER).expect("the servers' script");
     let servers: Vec<_> = (1..=BACKENDS)
         .map(|number| {
             let role = format!("backend{number}");
             let listen = format!("UDP4-RECVFROM:5353,bind={address},fork");
-            // One read and one write each: the answer must be one datagram.
-            let answer = format!(
-                "SYSTEM:\"python3 -c 'import os; os.write(1, b\\\"{role}\\\\n\\\" + os.read(0, 2000))'\""
-            );
+            let answer = format!("EXEC:perl {} {role}", answer.display());
             lab.start(&role, &format!("socat{number}"), &["socat", &listen, &answer])
         })
         .collect();
