@@ -1,0 +1,189 @@
+//! Adjacencies: ready-made layer-2 headers, one row per next hop. A flow holds a row's index, so a changed
+//! MAC touches rows, never flows.
+//!
+//! Rows towards backends stand in the ruleset, one a backend, kept by control from the kernel's routes and
+//! neighbours: a backend that moves behind another router changes its row too. Rows towards clients are the
+//! worker's own ([`ClientStations`]): an answer leaves by the port and to the station its client's packets
+//! come from, as DPVS's `fast_xmit` does, so no route to the client is needed.
+
+use crate::index::{AdjacencyIndex, PORTS_MAX, PortIndex};
+use crate::wire::ethernet::MacAddress;
+
+/// The MACs of an outgoing frame, and the port it leaves by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adjacency {
+    /// Destination and source MAC, as they open the frame.
+    pub macs: [u8; 12],
+    /// The port to the next hop.
+    pub port: PortIndex,
+    /// Whether the destination MAC is known; frames to an unresolved next hop are dropped.
+    pub resolved: bool,
+}
+
+impl Adjacency {
+    /// A row for a next hop whose MAC is known.
+    pub const fn resolved(destination: MacAddress, source: MacAddress, port: PortIndex) -> Self {
+        let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination.0, source.0);
+        Self { macs: [a, b, c, d, e, f, g, h, i, j, k, l], port, resolved: true }
+    }
+
+    /// A row for a next hop whose MAC is not known yet.
+    pub const UNRESOLVED: Self = Self { macs: [0; 12], port: PortIndex(0), resolved: false };
+}
+
+/// Rows: distinct client-side stations (clients on the link, and routers) of one worker at a time.
+const ROWS: usize = 8_192;
+/// Places of the hash over them, twice as many so that probing stays short.
+const PLACES: usize = ROWS * 2;
+/// Places looked at for one station.
+const PROBES: usize = 32;
+const NO_ROW: u16 = u16::MAX;
+
+#[derive(Clone, Copy)]
+struct Row {
+    adjacency: Adjacency,
+    flow_count: u32,
+}
+
+/// The stations that this worker's clients are reached by. Each row counts the flows that use it and is
+/// given to another station only when there are none.
+pub struct ClientStations {
+    rows: Box<[Row]>,
+    /// Row indices by hash of (port, MAC); linear probing, a fixed number of places.
+    places: Box<[u16]>,
+    port_macs: [MacAddress; PORTS_MAX],
+    hand: usize,
+}
+
+impl ClientStations {
+    /// No stations yet; `port_macs` are the sources of frames, by port.
+    pub fn new(port_macs: &[MacAddress]) -> Self {
+        let mut macs = [MacAddress::default(); PORTS_MAX];
+        for (mac, port_mac) in macs.iter_mut().zip(port_macs) {
+            *mac = *port_mac;
+        }
+        let row = Row { adjacency: Adjacency::UNRESOLVED, flow_count: 0 };
+        Self {
+            rows: vec![row; ROWS].into_boxed_slice(),
+            places: vec![NO_ROW; PLACES].into_boxed_slice(),
+            port_macs: macs,
+            hand: 0,
+        }
+    }
+
+    /// The row at `index`.
+    #[inline(always)]
+    pub fn row(&self, index: AdjacencyIndex) -> Adjacency {
+        self.rows.get(index.as_usize()).map_or(Adjacency::UNRESOLVED, |row| row.adjacency)
+    }
+
+    /// Whether the row at `index` leads to `station` by `port`.
+    #[inline(always)]
+    pub fn leads_to(&self, index: AdjacencyIndex, station: MacAddress, port: PortIndex) -> bool {
+        let row = self.row(index);
+        row.macs.first_chunk() == Some(&station.0) && row.port == port
+    }
+
+    /// The row of `station` on `port`, taken into use by one more flow; `None` when all rows are in use.
+    pub fn hold(&mut self, station: MacAddress, port: PortIndex) -> Option<AdjacencyIndex> {
+        let start = place_of(station, port);
+        let mut free = None;
+        for place in (0..PROBES).map(|step| (start + step) % PLACES) {
+            let index = self.places.get(place).copied().unwrap_or(NO_ROW);
+            if index == NO_ROW {
+                free = free.or(Some(place));
+            } else if self.leads_to(AdjacencyIndex(index), station, port) {
+                return self.count_flow(AdjacencyIndex(index));
+            }
+        }
+        let index = self.take_row()?;
+        if let Some(row) = self.rows.get_mut(index.as_usize()) {
+            let source = self.port_macs.get(port.as_usize()).copied().unwrap_or_default();
+            row.adjacency = Adjacency::resolved(station, source, port);
+        }
+        // With every probed place taken the row works all the same; it is only not shared.
+        if let Some(place) = free.and_then(|place| self.places.get_mut(place)) {
+            *place = index.0;
+        }
+        self.count_flow(index)
+    }
+
+    /// One flow less uses the row at `index`.
+    pub fn release(&mut self, index: AdjacencyIndex) {
+        if let Some(row) = self.rows.get_mut(index.as_usize()) {
+            debug_assert!(row.flow_count > 0);
+            row.flow_count = row.flow_count.saturating_sub(1);
+        }
+    }
+
+    fn count_flow(&mut self, index: AdjacencyIndex) -> Option<AdjacencyIndex> {
+        self.rows.get_mut(index.as_usize())?.flow_count += 1;
+        Some(index)
+    }
+
+    /// A row that no flow uses, within a bounded look; its old station is forgotten.
+    fn take_row(&mut self) -> Option<AdjacencyIndex> {
+        for _ in 0..ROWS.min(256) {
+            let at = self.hand;
+            self.hand = (at + 1) % ROWS;
+            if self.rows.get(at).is_some_and(|row| row.flow_count == 0) {
+                self.forget(AdjacencyIndex(at as u16));
+                return Some(AdjacencyIndex(at as u16));
+            }
+        }
+        None
+    }
+
+    fn forget(&mut self, index: AdjacencyIndex) {
+        let [a, b, c, d, e, f, ..] = self.row(index).macs;
+        let start = place_of(MacAddress([a, b, c, d, e, f]), self.row(index).port);
+        for place in (0..PROBES).map(|step| (start + step) % PLACES) {
+            if let Some(place) = self.places.get_mut(place).filter(|place| **place == index.0) {
+                *place = NO_ROW;
+            }
+        }
+    }
+}
+
+fn place_of(station: MacAddress, port: PortIndex) -> usize {
+    let [a, b, c, d, e, f] = station.0;
+    let [g, h] = port.0.to_ne_bytes();
+    cpu::crc32c_u64(0, u64::from_ne_bytes([a, b, c, d, e, f, g, h])) as usize % PLACES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn station(number: u16) -> MacAddress {
+        let [a, b] = number.to_be_bytes();
+        MacAddress([2, 0, 0, 0, a, b])
+    }
+
+    #[test]
+    fn a_station_has_one_row_while_flows_use_it() {
+        let mut stations = ClientStations::new(&[MacAddress([2; 6]), MacAddress([4; 6])]);
+        let first = stations.hold(station(1), PortIndex(1)).unwrap();
+        assert_eq!(stations.hold(station(1), PortIndex(1)), Some(first));
+        assert_ne!(stations.hold(station(1), PortIndex(0)), Some(first));
+        assert_eq!(stations.row(first), Adjacency::resolved(station(1), MacAddress([4; 6]), PortIndex(1)));
+        assert!(stations.leads_to(first, station(1), PortIndex(1)));
+        assert!(!stations.leads_to(first, station(2), PortIndex(1)));
+    }
+
+    #[test]
+    fn rows_in_use_are_never_given_away_and_free_ones_are() {
+        let mut stations = ClientStations::new(&[MacAddress([2; 6])]);
+        let rows: Vec<_> =
+            (0..ROWS as u16).map(|n| stations.hold(station(n), PortIndex(0)).unwrap()).collect();
+        assert_eq!(stations.hold(station(60_000), PortIndex(0)), None, "all in use");
+        for (number, row) in rows.iter().enumerate() {
+            assert!(stations.leads_to(*row, station(number as u16), PortIndex(0)));
+        }
+        rows.iter().for_each(|row| stations.release(*row));
+        for number in 10_000..18_000 {
+            let row = stations.hold(station(number), PortIndex(0)).unwrap();
+            assert_eq!(stations.hold(station(number), PortIndex(0)), Some(row), "found again");
+        }
+    }
+}

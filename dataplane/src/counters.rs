@@ -1,0 +1,171 @@
+//! Counters: private to a worker, written with plain stores, read by anybody.
+//!
+//! An atomic with relaxed order compiles to a plain load, add and store. Readers see each counter as of a
+//! moment ago and never a torn value; different counters are not of the same instant.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::index::{BACKENDS_MAX, BackendIndex, PORTS_MAX, PortIndex, SERVICES_MAX, ServiceIndex};
+use crate::verdict::DropReason;
+
+/// A count that one thread writes and all may read.
+#[derive(Debug, Default)]
+#[repr(transparent)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds; only the owning worker may call it.
+    #[inline(always)]
+    pub fn add(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Sets; only the owning worker may call it.
+    #[inline(always)]
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value of a moment ago.
+    #[inline(always)]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Packets and their bytes.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: Counter,
+    /// Bytes: of the frame without FCS at ports, of the IP packet at backends (as IPVS counts).
+    pub bytes: Counter,
+}
+
+impl Traffic {
+    /// One packet more.
+    #[inline(always)]
+    pub fn add(&self, bytes: u64) {
+        self.packets.add(1);
+        self.bytes.add(bytes);
+    }
+}
+
+/// What passed one port.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct PortCounters {
+    /// Received from the port.
+    pub rx: Traffic,
+    /// Accepted by the port for sending.
+    pub tx: Traffic,
+}
+
+/// What passed one backend.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct BackendCounters {
+    /// From clients.
+    pub inbound: Traffic,
+    /// From the backend, where answers come back through the director.
+    pub outbound: Traffic,
+    /// Connections made.
+    pub opened: Counter,
+    /// Connections forgotten: expired or evicted. `opened - closed` are held.
+    pub closed: Counter,
+}
+
+/// What concerns a service and none of its backends.
+#[derive(Debug, Default)]
+pub struct ServiceCounters {
+    /// New connections refused: no backend, no port, no room.
+    pub refused: Counter,
+}
+
+/// All counters of one worker.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct WorkerCounters {
+    ports: Box<[PortCounters]>,
+    services: Box<[ServiceCounters]>,
+    backends: Box<[BackendCounters]>,
+    drops: [Counter; DropReason::ALL.len()],
+    /// Packets forwarded, before the port had its say.
+    pub forwarded: Counter,
+    /// Packets handed to the slow path.
+    pub punted: Counter,
+    /// Packets handed to another worker.
+    pub steered: Counter,
+    /// Packets taken from other workers.
+    pub steered_in: Counter,
+    /// Packets of the slow path taken for sending.
+    pub from_slow_path: Counter,
+    /// Connections pushed out of a full table.
+    pub evicted: Counter,
+    /// Connections that outlived their timeout.
+    pub expired: Counter,
+    /// Table entries in use: one for DR, two for FullNAT.
+    pub table_used: Counter,
+    /// Turns of the loop.
+    pub turns: Counter,
+    /// Turns that found no packet.
+    pub idle_turns: Counter,
+    /// The revision of the ruleset in force.
+    pub revision: Counter,
+}
+
+impl Default for WorkerCounters {
+    fn default() -> Self {
+        fn rows<T: Default>(count: usize) -> Box<[T]> {
+            std::iter::repeat_with(T::default).take(count).collect()
+        }
+        Self {
+            ports: rows(PORTS_MAX),
+            services: rows(SERVICES_MAX),
+            backends: rows(BACKENDS_MAX),
+            drops: std::array::from_fn(|_| Counter::default()),
+            forwarded: Counter::default(),
+            punted: Counter::default(),
+            steered: Counter::default(),
+            steered_in: Counter::default(),
+            from_slow_path: Counter::default(),
+            evicted: Counter::default(),
+            expired: Counter::default(),
+            table_used: Counter::default(),
+            turns: Counter::default(),
+            idle_turns: Counter::default(),
+            revision: Counter::default(),
+        }
+    }
+}
+
+impl WorkerCounters {
+    /// The counters of a port; indices beyond the table share its first row.
+    #[inline(always)]
+    pub fn port(&self, port: PortIndex) -> &PortCounters {
+        &self.ports[if port.as_usize() < self.ports.len() { port.as_usize() } else { 0 }]
+    }
+
+    /// The counters of a service.
+    #[inline(always)]
+    pub fn service(&self, service: ServiceIndex) -> &ServiceCounters {
+        &self.services[if service.as_usize() < self.services.len() { service.as_usize() } else { 0 }]
+    }
+
+    /// The counters of a backend.
+    #[inline(always)]
+    pub fn backend(&self, backend: BackendIndex) -> &BackendCounters {
+        &self.backends[if backend.as_usize() < self.backends.len() { backend.as_usize() } else { 0 }]
+    }
+
+    /// The counter of a drop reason.
+    #[inline(always)]
+    pub fn dropped(&self, reason: DropReason) -> &Counter {
+        &self.drops[reason as usize]
+    }
+
+    /// All drops.
+    pub fn dropped_total(&self) -> u64 {
+        self.drops.iter().map(Counter::value).sum()
+    }
+}

@@ -1,0 +1,228 @@
+//! parse: where the headers lie and which flow it is, or a verdict. Reads packet bytes, trusts none of them.
+//!
+//! Lengths: RFC 791 section 3.1, RFC 9293 section 3.1, RFC 768. Not here: checksums. They are moved by what
+//! changes and never made good, so a packet that came in bad goes out bad and its receiver judges it.
+
+use crate::burst::{Burst, Shape};
+use crate::flow::{FlowKey, FlowTable};
+use crate::packet::PacketBuf;
+use crate::rules::Ruleset;
+use crate::verdict::{DropReason, Verdict};
+use crate::wire::ethernet::{self, ETHERTYPE_IPV4, Ethernet, MacAddress};
+use crate::wire::ipv4::{self, Ipv4, PROTOCOL_TCP, PROTOCOL_UDP};
+use crate::wire::tcp::{self, TcpFlags};
+use crate::wire::{PortPair, udp};
+
+/// Parses the burst; hashes each flow and prefetches its bucket. `station` is the MAC of the port it came
+/// in by; `None` takes every unicast frame.
+pub fn run<P: PacketBuf>(
+    burst: &mut Burst<P>,
+    station: Option<MacAddress>,
+    rules: &Ruleset,
+    table: &FlowTable,
+) {
+    for packet in &burst.packets {
+        packet.prefetch();
+    }
+    for (row, packet) in burst.packets.iter().enumerate() {
+        match parse(packet.data(), packet.packet_len(), station, rules) {
+            Ok((key, shape)) => {
+                let hash = table.hash(&key);
+                table.prefetch(hash);
+                burst.verdicts[row] = Verdict::Forward;
+                burst.keys[row] = key;
+                burst.shapes[row] = shape;
+                burst.hashes[row] = hash;
+            }
+            Err(verdict) => burst.verdicts[row] = verdict,
+        }
+    }
+}
+
+/// The flow of a frame and where its headers lie; else the verdict on it. `data` is its first segment,
+/// `packet_len` its length over all of them.
+#[inline(always)]
+pub fn parse(
+    data: &[u8],
+    packet_len: usize,
+    station: Option<MacAddress>,
+    rules: &Ruleset,
+) -> Result<(FlowKey, Shape), Verdict> {
+    const L3_AT: usize = ethernet::HEADER_LEN;
+    let Some((link, rest)) = data.split_first_chunk::<L3_AT>() else {
+        return drop_for(DropReason::Truncated);
+    };
+    let link = Ethernet(link);
+    let destination = link.destination();
+    if station.is_some_and(|station| station != destination) || destination.is_group() {
+        return Err(not_to_us(destination));
+    }
+    if link.ethertype() != ETHERTYPE_IPV4 {
+        return Err(Verdict::Punt);
+    }
+    let Some(header) = rest.first_chunk() else { return drop_for(DropReason::Truncated) };
+    let header = Ipv4(header);
+    let (header_len, total_len) = (header.header_len(), header.total_len());
+    if header.version() != 4 || header_len < ipv4::HEADER_LEN {
+        return drop_for(DropReason::Ipv4Header);
+    }
+    if total_len < header_len || total_len > packet_len.saturating_sub(L3_AT) {
+        return drop_for(DropReason::Ipv4Length);
+    }
+    let protocol = header.protocol();
+    if header.is_fragment() || (protocol != PROTOCOL_TCP && protocol != PROTOCOL_UDP) {
+        return Err(without_flow(header, rules));
+    }
+    let l4 = rest.get(header_len..).unwrap_or_default();
+    let (ports, tcp_flags) = parse_l4(l4, total_len - header_len, protocol)?;
+    let key = FlowKey { addresses: header.addresses(), ports, protocol };
+    // Both offsets and the length are below 2^16: a header is at most 60 bytes, the total length 16 bits.
+    let l4_at = (L3_AT + header_len) as u16;
+    Ok((key, Shape { l3_at: L3_AT as u16, l4_at, ip_len: total_len as u16, tcp_flags }))
+}
+
+/// The l4_ports and TCP control bits of a TCP or UDP header, `l4_len` bytes of which the IPv4 header claims.
+#[inline(always)]
+fn parse_l4(l4: &[u8], l4_len: usize, protocol: u8) -> Result<(PortPair, TcpFlags), Verdict> {
+    if protocol == PROTOCOL_TCP {
+        let Some(header) = l4.first_chunk::<{ tcp::HEADER_LEN }>() else {
+            return drop_for(DropReason::Truncated);
+        };
+        let header_len = usize::from(header[tcp::DATA_OFFSET_AT] >> 4) * 4;
+        if header_len < tcp::HEADER_LEN || header_len > l4_len {
+            return drop_for(DropReason::TcpHeader);
+        }
+        let [a, b, c, d, ..] = *header;
+        return Ok((PortPair::from_wire([a, b, c, d]), TcpFlags(header[tcp::FLAGS_AT])));
+    }
+    let Some(header) = l4.first_chunk::<{ udp::HEADER_LEN }>() else {
+        return drop_for(DropReason::Truncated);
+    };
+    let len = usize::from(u16::from_be_bytes([header[udp::LENGTH_AT], header[udp::LENGTH_AT + 1]]));
+    if len < udp::HEADER_LEN || len > l4_len {
+        return drop_for(DropReason::UdpLength);
+    }
+    let [a, b, c, d, ..] = *header;
+    Ok((PortPair::from_wire([a, b, c, d]), TcpFlags(0)))
+}
+
+#[cold]
+fn drop_for<T>(reason: DropReason) -> Result<T, Verdict> {
+    Err(Verdict::Drop(reason))
+}
+
+/// Group frames (ARP requests, routing protocols) are the kernel's; frames to another station are nobody's.
+#[cold]
+fn not_to_us(destination: MacAddress) -> Verdict {
+    if destination.is_group() { Verdict::Punt } else { Verdict::Drop(DropReason::OtherStation) }
+}
+
+/// A packet without a flow of ours is the kernel's, except fragments to a VIP or a local address: the
+/// kernel would reassemble them and answer for a service it does not have.
+#[cold]
+fn without_flow(header: Ipv4<'_>, rules: &Ruleset) -> Verdict {
+    let destination = header.addresses().destination();
+    let ours = rules.vips.contains(destination) || rules.local_addresses.contains(destination);
+    let balanced = matches!(header.protocol(), PROTOCOL_TCP | PROTOCOL_UDP);
+    if header.is_fragment() && balanced && ours { Verdict::Drop(DropReason::Fragment) } else { Verdict::Punt }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::wire::AddressPair;
+
+    const STATION: MacAddress = MacAddress([2, 0, 0, 0, 0, 1]);
+    const CLIENT: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    fn udp_frame() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(CLIENT, STATION.0)
+            .ipv4([10, 0, 0, 1], [203, 0, 113, 10], 64)
+            .udp(5_000, 53);
+        builder.write(&mut frame, &[0xaa; 30]).unwrap();
+        frame
+    }
+
+    fn tcp_frame() -> Vec<u8> {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(CLIENT, STATION.0).ipv4([10, 0, 0, 1], [203, 0, 113, 10], 64);
+        builder.tcp(5_000, 80, 1, 1_000).syn().write(&mut frame, &[]).unwrap();
+        frame
+    }
+
+    fn verdict(frame: &[u8]) -> Result<(FlowKey, Shape), Verdict> {
+        let vips = Arc::new([Ipv4Addr::new(203, 0, 113, 10)].into_iter().collect());
+        parse(frame, frame.len(), Some(STATION), &Ruleset { vips, ..Ruleset::default() })
+    }
+
+    fn changed(mut frame: Vec<u8>, at: usize, byte: u8) -> Result<(FlowKey, Shape), Verdict> {
+        frame[at] = byte;
+        verdict(&frame)
+    }
+
+    #[test]
+    fn the_flow_and_the_offsets_are_those_an_independent_encoder_wrote() {
+        let (key, shape) = verdict(&tcp_frame()).unwrap();
+        let addresses = AddressPair::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 10));
+        assert_eq!(key, FlowKey { addresses, ports: PortPair::new(5_000, 80), protocol: PROTOCOL_TCP });
+        assert_eq!((shape.l3_at, shape.l4_at, shape.ip_len), (14, 34, 40));
+        assert!(shape.tcp_flags.opens());
+        let (key, shape) = verdict(&udp_frame()).unwrap();
+        assert_eq!((key.protocol, shape.ip_len, shape.tcp_flags), (PROTOCOL_UDP, 58, TcpFlags(0)));
+    }
+
+    #[test]
+    fn a_frame_cut_anywhere_is_dropped_and_one_with_padding_is_not() {
+        for frame in [tcp_frame(), udp_frame()] {
+            for len in 0..frame.len() {
+                assert!(matches!(verdict(&frame[..len]), Err(Verdict::Drop(_))), "{len}");
+            }
+            let mut padded = frame.clone();
+            padded.extend([0; 20]);
+            assert_eq!(verdict(&padded).unwrap().0, verdict(&frame).unwrap().0);
+        }
+    }
+
+    #[test]
+    fn lying_headers_have_a_reason_each() {
+        let reason = |reason| Err::<FlowKey, _>(Verdict::Drop(reason));
+        let of = |result: Result<(FlowKey, Shape), Verdict>| result.map(|(key, _)| key);
+        assert_eq!(of(changed(tcp_frame(), 14, 0x44)), reason(DropReason::Ipv4Header));
+        assert_eq!(of(changed(tcp_frame(), 14, 0x65)), reason(DropReason::Ipv4Header));
+        assert_eq!(of(changed(tcp_frame(), 17, 19)), reason(DropReason::Ipv4Length));
+        assert_eq!(of(changed(tcp_frame(), 16, 0xff)), reason(DropReason::Ipv4Length));
+        assert_eq!(of(changed(tcp_frame(), 46, 0x40)), reason(DropReason::TcpHeader));
+        assert_eq!(of(changed(tcp_frame(), 46, 0x60)), reason(DropReason::TcpHeader));
+        assert_eq!(of(changed(udp_frame(), 39, 7)), reason(DropReason::UdpLength));
+        assert_eq!(of(changed(udp_frame(), 38, 1)), reason(DropReason::UdpLength));
+        assert_eq!(of(changed(udp_frame(), 20, 0x20)), reason(DropReason::Fragment));
+        assert_eq!(of(changed(udp_frame(), 0, 4)), reason(DropReason::OtherStation));
+    }
+
+    #[test]
+    fn what_is_not_ours_to_balance_is_the_kernels() {
+        assert_eq!(changed(udp_frame(), 12, 0x86).err(), Some(Verdict::Punt), "another EtherType");
+        assert_eq!(changed(udp_frame(), 23, 1).err(), Some(Verdict::Punt), "ICMP");
+        let mut broadcast = udp_frame();
+        broadcast[..6].fill(0xff);
+        assert_eq!(verdict(&broadcast).err(), Some(Verdict::Punt));
+        let mut fragment_to_another = udp_frame();
+        (fragment_to_another[20], fragment_to_another[33]) = (0x20, 99);
+        assert_eq!(verdict(&fragment_to_another).err(), Some(Verdict::Punt));
+    }
+
+    #[test]
+    fn ip_options_are_stepped_over() {
+        let mut frame = udp_frame();
+        frame.splice(34..34, [1, 1, 1, 1]);
+        (frame[14], frame[17]) = (0x46, 62);
+        let (key, shape) = verdict(&frame).unwrap();
+        assert_eq!((key.ports, shape.l4_at), (PortPair::new(5_000, 53), 38));
+    }
+}

@@ -1,0 +1,116 @@
+//! transmit: hands each packet to where its verdict says. What a port or ring refuses is freed and counted.
+
+use crate::burst::Burst;
+use crate::counters::WorkerCounters;
+use crate::device::{Device, Packets};
+use crate::index::{PORTS_MAX, PortIndex, WORKERS_MAX, WorkerIndex};
+use crate::packet::PacketBuf;
+use crate::verdict::{DropReason, Verdict};
+
+/// Packets sorted by where they go; empty between bursts.
+pub struct Outboxes<P> {
+    ports: Box<[Packets<P>]>,
+    workers: Box<[Packets<P>]>,
+    twins: Box<[Packets<P>]>,
+}
+
+impl<P> Default for Outboxes<P> {
+    fn default() -> Self {
+        let empty = |count| std::iter::repeat_with(Packets::new).take(count).collect();
+        Self { ports: empty(PORTS_MAX), workers: empty(WORKERS_MAX), twins: empty(PORTS_MAX) }
+    }
+}
+
+/// Empties the burst.
+pub fn run<D: Device>(
+    burst: &mut Burst<D::Packet>,
+    outboxes: &mut Outboxes<D::Packet>,
+    device: &mut D,
+    counters: &WorkerCounters,
+) {
+    for (row, packet) in burst.packets.drain(..).enumerate() {
+        let sorted = match burst.verdicts[row] {
+            Verdict::Forward => put(&mut outboxes.ports, burst.ports_out[row].as_usize(), packet),
+            Verdict::Steer => put(&mut outboxes.workers, burst.owners[row].as_usize(), packet),
+            Verdict::Punt => put(&mut outboxes.twins, packet.port().as_usize(), packet),
+            Verdict::Drop(reason) => {
+                counters.dropped(reason).add(1);
+                true
+            }
+        };
+        if !sorted {
+            counters.dropped(DropReason::TxRefused).add(1);
+        }
+    }
+    for port in (0..device.port_count().min(PORTS_MAX)).map(|port| PortIndex(port as u16)) {
+        let packets = &mut outboxes.ports[port.as_usize()];
+        if !packets.is_empty() {
+            counters.forwarded.add(packets.len() as u64);
+            send(port, packets, device, counters);
+        }
+        punt(port, &mut outboxes.twins[port.as_usize()], device, counters);
+    }
+    for (owner, packets) in outboxes.workers.iter_mut().enumerate() {
+        if !packets.is_empty() {
+            steer(WorkerIndex(owner as u16), packets, device, counters);
+        }
+    }
+}
+
+/// Sends `packets` by `port` and empties it; what the port refuses is dropped and counted.
+pub fn send<D: Device>(
+    port: PortIndex,
+    packets: &mut Packets<D::Packet>,
+    device: &mut D,
+    counters: &WorkerCounters,
+) {
+    let len =
+        |packets: &Packets<D::Packet>| packets.iter().map(|packet| packet.packet_len() as u64).sum::<u64>();
+    let (count, bytes) = (packets.len(), len(packets));
+    device.transmit(port, packets);
+    let tx = &counters.port(port).tx;
+    tx.packets.add((count - packets.len()) as u64);
+    tx.bytes.add(bytes - len(packets));
+    refuse(packets, DropReason::TxRefused, counters);
+}
+
+fn punt<D: Device>(
+    port: PortIndex,
+    packets: &mut Packets<D::Packet>,
+    device: &mut D,
+    counters: &WorkerCounters,
+) {
+    if packets.is_empty() {
+        return;
+    }
+    if !device.has_twin(port) {
+        return refuse(packets, DropReason::NoTwin, counters);
+    }
+    let count = packets.len();
+    device.punt(port, packets);
+    counters.punted.add((count - packets.len()) as u64);
+    refuse(packets, DropReason::SlowPathFull, counters);
+}
+
+fn steer<D: Device>(
+    owner: WorkerIndex,
+    packets: &mut Packets<D::Packet>,
+    device: &mut D,
+    counters: &WorkerCounters,
+) {
+    let count = packets.len();
+    device.steer(owner, packets);
+    counters.steered.add((count - packets.len()) as u64);
+    refuse(packets, DropReason::SteerFull, counters);
+}
+
+fn refuse<P>(packets: &mut Packets<P>, reason: DropReason, counters: &WorkerCounters) {
+    if !packets.is_empty() {
+        counters.dropped(reason).add(packets.len() as u64);
+        packets.clear();
+    }
+}
+
+fn put<P>(outboxes: &mut [Packets<P>], which: usize, packet: P) -> bool {
+    outboxes.get_mut(which).is_some_and(|outbox| outbox.try_push(packet).is_ok())
+}
