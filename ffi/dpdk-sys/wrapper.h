@@ -45,6 +45,7 @@ enum xd_mbuf_layout {
 	XD_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	XD_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	XD_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
+	XD_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	XD_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash),
 	XD_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	XD_MBUF_NEXT = offsetof(struct rte_mbuf, next),
@@ -60,6 +61,7 @@ XD_FIELD_SIZE(port, 2);
 XD_FIELD_SIZE(ol_flags, 8);
 XD_FIELD_SIZE(pkt_len, 4);
 XD_FIELD_SIZE(data_len, 2);
+XD_FIELD_SIZE(vlan_tci, 2);
 XD_FIELD_SIZE(hash.rss, 4);
 XD_FIELD_SIZE(buf_len, 2);
 XD_FIELD_SIZE(next, 8);
@@ -84,6 +86,7 @@ enum xd_socket {
 };
 
 static const uint64_t XD_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
+static const uint64_t XD_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
 
 /* ---- process --------------------------------------------------------------------------------------------- */
 
@@ -162,12 +165,17 @@ static inline int xd_port_info(uint16_t port, struct xd_port_info *out)
 	return 0;
 }
 
-/* The first port that `devargs` names, after rte_dev_probe(devargs); -ENODEV when it made none. */
-static inline int xd_port_of_devargs(const char *devargs, uint16_t *port)
+/* The first port that `devargs` made, after rte_dev_probe(devargs); -ENODEV when it made none. The part before the
+ * first comma is the name of most ports; where it is not (several ports on one device), DPDK matches the rest too,
+ * which would take a driver's own `mac=` for a filter. */
+static inline int xd_port_of_devargs(const char *devargs, const char *name, uint16_t *port)
 {
 	struct rte_dev_iterator iterator;
-	int rc = rte_eth_iterator_init(&iterator, devargs);
+	int rc;
 
+	if (rte_eth_dev_get_port_by_name(name, port) == 0)
+		return 0;
+	rc = rte_eth_iterator_init(&iterator, devargs);
 	if (rc != 0)
 		return rc;
 	*port = rte_eth_iterator_next(&iterator);

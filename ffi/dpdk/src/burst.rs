@@ -38,7 +38,7 @@ impl Burst {
     /// Takes the mbufs out, first to last; what the iterator still holds when it is dropped is freed.
     #[inline]
     pub fn drain(&mut self) -> impl ExactSizeIterator<Item = Mbuf> + DoubleEndedIterator {
-        std::mem::take(&mut self.0).into_iter()
+        self.0.drain(..)
     }
 
     /// Whether no further mbuf fits.

@@ -70,8 +70,8 @@ impl Eal {
             if parsed < 0 { Err(Error::last("rte_eal_init", args.join(" "))) } else { Ok(parsed) }
         });
         affinity.restore();
-        let understood = usize::try_from(parsed?).unwrap_or(0);
         remove_empty_runtime_directory();
+        let understood = usize::try_from(parsed?).unwrap_or(0);
         let eal = Self(Arc::new(Shared { pools: Mutex::default(), claimed_ports: Mutex::default() }));
         // EAL moves words that are not options to the end, and returns how many it used.
         match argv.get(understood + 1) {
@@ -103,9 +103,6 @@ impl Drop for Shared {
         let out: u32 =
             pools.iter().map(|pool| unsafe { sys::rte_mempool_in_use_count(pool.0.as_ptr()) }).sum();
         if out > 0 {
-            eprintln!(
-                "dpdk: {out} mbufs are still in use, so DPDK's memory stays mapped until the process ends"
-            );
             return;
         }
         // SAFETY: EAL is initialised and runs once. Every port, ring, pool handle and registration holds this
@@ -117,7 +114,7 @@ impl Drop for Shared {
 /// With `--no-shconf --no-telemetry` (and with `--in-memory`) DPDK makes its directory under /run/dpdk, puts nothing
 /// into it and forgets it. Removed at the start, it cannot be left behind by a process that is killed.
 fn remove_empty_runtime_directory() {
-    // SAFETY: EAL runs; the string is static and NUL-terminated.
+    // SAFETY: the string is static and NUL-terminated, and empty where EAL did not come as far as to name one.
     let path = unsafe { CStr::from_ptr(sys::rte_eal_get_runtime_dir()) };
     // Fails where something is in it, which is as it should be.
     let _ = std::fs::remove_dir(OsStr::from_bytes(path.to_bytes()));

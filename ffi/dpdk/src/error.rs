@@ -103,7 +103,9 @@ impl Error {
                 "check the EAL options, free memory and huge pages, and that no other process uses \
                                     this --file-prefix"
             }
-            (_, ENOMEM) => "reserve more huge pages (vm.nr_hugepages), raise `-m`, or ask for fewer mbufs",
+            ("rte_pktmbuf_pool_create" | "rte_ring_create", ENOMEM) => {
+                "reserve more huge pages (vm.nr_hugepages), raise `-m`, or ask for fewer mbufs"
+            }
             (_, EEXIST) => "the name is in use; choose another",
             (_, ENAMETOOLONG) => "choose a shorter name",
             _ => return None,
@@ -171,8 +173,12 @@ const SAYS_NOTHING: &str = "EAL: Failed to attach device on primary process";
 /// DPDK's text for an errno, its own codes included.
 fn reason(call: &str, errno: i32) -> String {
     // Virtual devices' drivers return a bare -1, which is no errno: "Operation not permitted" would mislead.
-    if call == "rte_dev_probe" && errno == 1 {
+    if errno == 1 && (call.starts_with("rte_dev_") || call.starts_with("rte_eth_")) {
         return "the driver refused".into();
+    }
+    // EAL's early failures set none at all.
+    if errno == 0 {
+        return "failed".into();
     }
     // SAFETY: takes any integer; the string stands in this thread's buffer and is copied at once.
     let text = unsafe { CStr::from_ptr(sys::rte_strerror(errno)) };

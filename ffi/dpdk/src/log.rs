@@ -56,16 +56,37 @@ pub(crate) fn take_over() -> Result<()> {
 }
 
 /// Runs `call`; when it fails, the lines DPDK logged on this thread meanwhile become part of the error. When it
-/// succeeds they go to stderr.
+/// succeeds they go to stderr, but for those that mean nothing.
 pub(crate) fn explain<T>(call: impl FnOnce() -> Result<T>) -> Result<T> {
     KEPT.set(Some(Vec::new()));
     let mut result = call();
     let lines = KEPT.take().unwrap_or_default();
     match &mut result {
         Err(Error::Call { log, .. }) => log.push_str(String::from_utf8_lossy(&lines).trim()),
-        _ => to_stderr(&lines),
+        _ => {
+            lines.split_inclusive(|&byte| byte == b'\n').filter(|line| !is_harmless(line)).for_each(to_stderr)
+        }
     }
     result
+}
+
+/// What drivers call an error though the call succeeds and nothing is missing.
+const HARMLESS: [&str; 7] = [
+    // net_tap cannot add the qdisc that its flow rules would need; we use none.
+    "tap_nl_dump_ext_ack(): Specified qdisc kind is unknown",
+    "qdisc_create_multiq(): Could not add multiq qdisc",
+    "failed to create multiq qdisc",
+    "Disabling rte flow support",
+    // There are no secondary processes to tell: --no-shconf, --in-memory.
+    "Failed to send start req to secondary",
+    "Failed to register mp action callback",
+    // Pages of 2 MiB do.
+    "No free 1048576 kB hugepages reported",
+];
+
+fn is_harmless(line: &[u8]) -> bool {
+    let line = String::from_utf8_lossy(line);
+    HARMLESS.iter().any(|harmless| line.contains(harmless))
 }
 
 /// DPDK's log stream writes here. Never unwinds into C: nothing in it panics.

@@ -9,7 +9,7 @@ use std::slice;
 use dpdk_sys as sys;
 
 use crate::layout::{
-    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT,
+    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT, VLAN_TCI,
 };
 
 /// A packet in a DPDK buffer. Dropping it gives the buffer back to its pool.
@@ -87,6 +87,13 @@ impl Mbuf {
     #[inline]
     pub fn rss_hash(&self) -> Option<u32> {
         (self.read(&OL_FLAGS) & sys::XD_RX_RSS_HASH != 0).then(|| self.read(&HASH_RSS))
+    }
+
+    /// The VLAN tag (priority, DEI, id; host order) that the receiving side took out of the packet's bytes, where it
+    /// did. On af_packet the kernel does so to every tagged frame.
+    #[inline]
+    pub fn stripped_vlan_tci(&self) -> Option<u16> {
+        (self.read(&OL_FLAGS) & sys::XD_RX_VLAN_STRIPPED != 0).then(|| self.read(&VLAN_TCI))
     }
 
     /// Brings the mbuf's own fields towards the cache.

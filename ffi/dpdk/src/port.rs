@@ -134,12 +134,13 @@ impl Port {
         if port_by_name(name)?.is_some() {
             return Err(Error::PortTaken { name: name.to_owned() });
         }
+        let c_name = c_string(name)?;
         let mut id = 0;
         explain(|| {
             // SAFETY: EAL runs, as `eal` shows; the string is NUL-terminated and copied by DPDK.
             check("rte_dev_probe", devargs, unsafe { sys::rte_dev_probe(c_devargs.as_ptr()) })?;
             // SAFETY: as above; `id` is writable.
-            let rc = unsafe { sys::xd_port_of_devargs(c_devargs.as_ptr(), &raw mut id) };
+            let rc = unsafe { sys::xd_port_of_devargs(c_devargs.as_ptr(), c_name.as_ptr(), &raw mut id) };
             check("rte_eth_iterator_next", devargs, rc)
         })?;
         Self::claim(eal, id, true)
