@@ -1,3 +1,5 @@
 //! Everything slow.
 
 #![forbid(unsafe_code)]
+
+pub mod rules;

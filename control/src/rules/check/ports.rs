@@ -1,0 +1,99 @@
+//! `[[port]]`: each by itself, then against the others.
+
+use ipnet::{IpNet, Ipv4Net};
+use toml::Spanned;
+
+use super::{each, no_duplicates, optional, or_default, required};
+use crate::rules::checked::{Device, MacAddress, Port};
+use crate::rules::error::{Problem, Problems};
+use crate::rules::fields::Field;
+use crate::rules::file::PortTable;
+use crate::rules::values::{interface_address, local_addresses, mac, name};
+
+/// An interface name has 15 bytes; three are left for a prefix.
+const NAME_BYTES_MAX: usize = 12;
+
+/// All ports, and what is known about them when some could not be read.
+pub(super) struct Ports {
+    pub(super) list: Vec<PortDraft>,
+    /// Every `[[port]]`, its `name` and its `kernel` were read: only then is something missing really
+    /// missing.
+    pub(super) complete: bool,
+    /// Some port has a twin.
+    pub(super) any_kernel: bool,
+    /// Some port says something under `local_addresses`, right or wrong.
+    pub(super) any_local_addresses: bool,
+}
+
+/// A port of which some values may have been wrong.
+pub(super) struct PortDraft {
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) addresses: Vec<Spanned<IpNet>>,
+    pub(super) local_addresses: Vec<Spanned<Ipv4Net>>,
+    device: Option<Spanned<Device>>,
+    kernel: Option<bool>,
+    mac: Option<MacAddress>,
+}
+
+impl PortDraft {
+    pub(super) fn finish(self) -> Option<Port> {
+        Some(Port {
+            name: self.name?.into_inner(),
+            device: self.device?.into_inner(),
+            kernel: self.kernel?,
+            addresses: self.addresses.into_iter().map(Spanned::into_inner).collect(),
+            local_addresses: self.local_addresses.into_iter().map(Spanned::into_inner).collect(),
+            mac: self.mac,
+        })
+    }
+}
+
+pub(super) fn check(field: &Field<Vec<PortTable>>, problems: &mut Problems) -> Ports {
+    let tables = field.value().map_or(&[][..], |tables| tables.get_ref());
+    if matches!(field, Field::Absent) || matches!(field, Field::Value(list) if list.get_ref().is_empty()) {
+        problems.push(Problem::new("there is no [[port]]").help(
+            "a load balancer needs at least one: [[port]] name = \"front\", device = \"af_packet:eth1\"",
+        ));
+    }
+    let list: Vec<PortDraft> = tables.iter().map(|table| port(table, problems)).collect();
+    no_duplicates(
+        list.iter().filter_map(|port| port.name.as_ref()).map(|name| (name.get_ref(), name.span())),
+        problems,
+        |name| Problem::new(format!("two ports are named {name:?}")).help("a port's name is its own"),
+    );
+    let devices = list.iter().filter_map(|port| port.device.as_ref());
+    let claims = devices.filter_map(|device| Some((device.get_ref().claim()?, device.span())));
+    no_duplicates(claims, problems, |claim| {
+        Problem::new(format!("two ports use {claim}")).help("a device belongs to one port")
+    });
+    Ports {
+        complete: !tables.is_empty() && list.iter().all(|port| port.name.is_some() && port.kernel.is_some()),
+        any_kernel: list.iter().any(|port| port.kernel == Some(true)),
+        any_local_addresses: tables.iter().any(|table| !matches!(table.local_addresses, Field::Absent)),
+        list,
+    }
+}
+
+fn port(table: &PortTable, problems: &mut Problems) -> PortDraft {
+    let place = &table.place;
+    let kernel = or_default(&table.kernel, false, problems, |&kernel| Ok(kernel));
+    if kernel == Some(false)
+        && let Field::Value(addresses) = &table.addresses
+        && !addresses.get_ref().is_empty()
+    {
+        problems.push(
+            Problem::new("`addresses` without a kernel twin")
+                .at(addresses.span())
+                .label("nobody would have them")
+                .help("set `kernel = true` on this port, or leave `addresses` out"),
+        );
+    }
+    PortDraft {
+        name: required(&table.name, (place, "name"), problems, |text| name(text, NAME_BYTES_MAX)),
+        device: required(&table.device, (place, "device"), problems, |text| Device::parse(text)),
+        kernel,
+        addresses: each(&table.addresses, problems, |text| interface_address(text)),
+        local_addresses: each(&table.local_addresses, problems, |text| local_addresses(text)),
+        mac: optional(&table.mac, problems, |text| mac(text)).map(Spanned::into_inner),
+    }
+}
