@@ -1,10 +1,11 @@
-//! CRC32C (Castagnoli polynomial, RFC 3385 section 4, iSCSI and SCTP's checksum), here as a hash: SSE4.2 does eight bytes in
-//! three cycles.
+//! CRC32C (Castagnoli polynomial, RFC 3385 section 4, iSCSI and SCTP's checksum), here as a hash: SSE4.2 does
+//! eight bytes in three cycles.
 //!
-//! Both functions are the bare register step of the CRC32 instruction: the seed is the register before, the result the
-//! register after, nothing is inverted. The checksum of the standards is `!crc32c(!0, bytes)`.
+//! Both functions are the bare register step of the CRC32 instruction: the seed is the register before, the
+//! result the register after, nothing is inverted. The checksum of the standards is `!crc32c(!0, bytes)`.
 
-/// The CRC register after `bytes`, starting from `seed`. Steps chain: `crc32c(crc32c(s, a), b)` is `crc32c(s, ab)`.
+/// The CRC register after `bytes`, starting from `seed`. Steps chain: `crc32c(crc32c(s, a), b)` is the register
+/// after `a` and then `b`.
 #[inline]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let (words, tail) = bytes.as_chunks::<8>();

@@ -1,7 +1,7 @@
 //! A slice of fixed length on huge pages, touched at creation: the memory of flow tables.
 //!
-//! A flow table is read at random; on 4 KiB pages nearly every packet costs a TLB miss beside the cache miss. Read first: mmap(2) on
-//! MAP_HUGETLB, and the kernel's admin-guide/mm/hugetlbpage and transhuge.
+//! A flow table is read at random; on 4 KiB pages nearly every packet costs a TLB miss beside the cache miss.
+//! Read first: mmap(2) on MAP_HUGETLB, and the kernel's admin-guide/mm/hugetlbpage and transhuge.
 
 use std::fmt;
 use std::io;
@@ -10,11 +10,13 @@ use std::ops::{Deref, DerefMut};
 /// What memory a [`HugeSlice`] stands on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
-    /// As a request: huge pages when enough are free, else plain memory. Never the answer of [`HugeSlice::backing`].
+    /// As a request: huge pages when enough are free, else plain memory. Never the answer of
+    /// [`HugeSlice::backing`].
     Auto,
     /// Reserved 2 MiB pages (hugetlbfs).
     Huge,
-    /// Ordinary anonymous memory. The kernel is asked for transparent huge pages and may or may not give some.
+    /// Ordinary anonymous memory. The kernel is asked for transparent huge pages and may or may not give
+    /// some.
     Plain,
 }
 
@@ -28,8 +30,9 @@ impl<T: Copy> HugeSlice<T> {
     /// Allocates `len` elements on the requested memory and sets each to `value`.
     ///
     /// # Errors
-    /// `InvalidInput` when the slice would be larger than `isize::MAX` bytes; otherwise what mmap says, with the size and
-    /// a way out: usually that too few huge pages are free (`Backing::Huge`) or that memory is short.
+    /// `InvalidInput` when the slice would be larger than `isize::MAX` bytes; otherwise what mmap says, with
+    /// the size and a way out: usually that too few huge pages are free (`Backing::Huge`) or that memory is
+    /// short.
     pub fn filled(len: usize, value: T, request: Backing) -> io::Result<Self> {
         let (memory, backing) = match request {
             Backing::Huge => (region::Region::filled(len, value, Backing::Huge)?, Backing::Huge),
@@ -101,8 +104,9 @@ mod region {
                 .ok_or_else(|| too_large::<T>(len))?;
             let elements = map(mapped_bytes, backing)?.cast::<T>();
             for index in 0..len {
-                // SAFETY: the mapping holds `len` elements (mapped_bytes >= len * size_of::<T>()), is writable, aligned
-                // for T (asserted above) and nobody else knows of it yet; the offset fits isize (checked above).
+                // SAFETY: the mapping holds `len` elements (mapped_bytes >= len * size_of::<T>()), is
+                // writable, aligned for T (asserted above) and nobody else knows of it yet; the offset fits
+                // isize (checked above).
                 unsafe { elements.add(index).write(value) };
             }
             Ok(Self { elements, len, mapped_bytes })
@@ -110,8 +114,8 @@ mod region {
 
         #[inline(always)]
         pub(super) fn as_slice(&self) -> &[T] {
-            // SAFETY: `len` elements from `elements` on are mapped, aligned and were all written in `filled`; they stay
-            // until `drop`, and `&self` keeps writers away.
+            // SAFETY: `len` elements from `elements` on are mapped, aligned and were all written in `filled`;
+            // they stay until `drop`, and `&self` keeps writers away.
             unsafe { std::slice::from_raw_parts(self.elements.as_ptr(), self.len) }
         }
 
@@ -124,8 +128,8 @@ mod region {
 
     impl<T: Copy> Drop for Region<T> {
         fn drop(&mut self) {
-            // SAFETY: exactly the range that `map` made, unmapped once; no reference outlives self, and T is Copy, so
-            // the elements need no drop.
+            // SAFETY: exactly the range that `map` made, unmapped once; no reference outlives self, and T is
+            // Copy, so the elements need no drop.
             unsafe { libc::munmap(self.elements.as_ptr().cast(), self.mapped_bytes) };
         }
     }
@@ -138,9 +142,11 @@ mod region {
     /// A fresh zeroed mapping of `bytes`, a multiple of the huge page size.
     fn map(bytes: usize, backing: Backing) -> io::Result<NonNull<libc::c_void>> {
         let huge = backing == Backing::Huge;
-        // The kernel reserves the huge pages here, so that a later touch cannot find them gone (hugetlbfs_reserv).
+        // The kernel reserves the huge pages here, so that a later touch cannot find them gone
+        // (hugetlbfs_reserv).
         let extra_flags = if huge { libc::MAP_HUGETLB | libc::MAP_HUGE_2MB } else { 0 };
-        // SAFETY: a new private anonymous mapping at an address the kernel chooses; no memory of ours is touched.
+        // SAFETY: a new private anonymous mapping at an address the kernel chooses; no memory of ours is
+        // touched.
         let address = unsafe {
             libc::mmap(
                 ptr::null_mut(),
@@ -155,8 +161,8 @@ mod region {
             return Err(map_error(bytes, huge, &io::Error::last_os_error()));
         }
         if !huge {
-            // SAFETY: advice on the range just mapped; it changes no contents. Its result is not looked at: a kernel
-            // without transparent huge pages refuses, and then small pages do.
+            // SAFETY: advice on the range just mapped; it changes no contents. Its result is not looked at: a
+            // kernel without transparent huge pages refuses, and then small pages do.
             unsafe { libc::madvise(address, bytes, libc::MADV_HUGEPAGE) };
         }
         NonNull::new(address).ok_or_else(|| io::Error::other("mmap returned address zero"))
@@ -166,7 +172,8 @@ mod region {
         let text = if huge {
             let pages = bytes / HUGE_PAGE_BYTES;
             format!(
-                "mmap of {pages} huge pages of 2 MiB: {cause}; reserve them with `sysctl vm.nr_hugepages=N` or use plain memory"
+                "mmap of {pages} huge pages of 2 MiB: {cause}; \
+                 reserve them with `sysctl vm.nr_hugepages=N` or use plain memory"
             )
         } else {
             format!("mmap of {bytes} bytes: {cause}")

@@ -1,5 +1,5 @@
-//! Prefetch: asks for a cache line before it is needed. Never changes a result; where the processor has no such
-//! instruction (or under Miri) it does nothing.
+//! Prefetch: asks for a cache line before it is needed. Never changes a result; where the processor has no
+//! such instruction (or under Miri) it does nothing.
 
 /// Asks for the cache line that holds the first byte of `target`, to be read soon (PREFETCHT0).
 #[inline(always)]
@@ -7,8 +7,8 @@ pub fn prefetch_read<T: ?Sized>(target: &T) {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse4.2", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: needs SSE, which the cfg above says every processor this build runs on has; a prefetch reads and
-        // writes nothing and does not fault on any address.
+        // SAFETY: needs SSE, which the cfg above says every processor this build runs on has; a prefetch
+        // reads and writes nothing and does not fault on any address.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast()) }
     }
     #[cfg(not(all(target_arch = "x86_64", target_feature = "sse4.2", not(miri))))]
@@ -17,8 +17,9 @@ pub fn prefetch_read<T: ?Sized>(target: &T) {
 
 /// Asks for the cache line that holds the first byte of `target`, to be written soon.
 ///
-/// PREFETCHW where the processor has it: the instruction is not part of x86-64-v2, but it is a no-operation, not a
-/// fault, on 64-bit processors without it, and the compiler emits PREFETCHT0 when the target does not list it.
+/// PREFETCHW where the processor has it: the instruction is not part of x86-64-v2, but it is a no-operation,
+/// not a fault, on 64-bit processors without it, and the compiler emits PREFETCHT0 when the target does not
+/// list it.
 #[inline(always)]
 pub fn prefetch_write<T: ?Sized>(target: &T) {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse4.2", not(miri)))]

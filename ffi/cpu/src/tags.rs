@@ -18,8 +18,8 @@ fn sse2(tags: &[u16; 8], tag: u16) -> u8 {
         _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
         _mm_setzero_si128,
     };
-    // SAFETY: needs SSE2, which the cfg above guarantees. The only memory read is the 16 bytes of `tags`, borrowed for
-    // the call; the load has no alignment condition.
+    // SAFETY: needs SSE2, which the cfg above guarantees. The only memory read is the 16 bytes of `tags`,
+    // borrowed for the call; the load has no alignment condition.
     unsafe {
         let bucket = _mm_loadu_si128(tags.as_ptr().cast());
         let equal = _mm_cmpeq_epi16(bucket, _mm_set1_epi16(tag.cast_signed()));

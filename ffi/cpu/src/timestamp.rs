@@ -1,7 +1,7 @@
 //! The processor's timestamp counter: a clock that costs some twenty cycles and no system call.
 //!
-//! Crossdock assumes an invariant counter (CPUID 8000_0007h EDX bit 8: constant rate, same on all cores), as DPDK does. The dataplane
-//! reads no clock; its caller reads this one once a burst and passes the value down.
+//! Crossdock assumes an invariant counter (CPUID 8000_0007h EDX bit 8: constant rate, same on all cores), as
+//! DPDK does. The dataplane reads no clock; its caller reads this one once a burst and passes the value down.
 
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 pub fn timestamp() -> u64 {
     #[cfg(all(target_arch = "x86_64", target_feature = "sse4.2", not(miri)))]
     {
-        // SAFETY: RDTSC is part of x86-64; Linux leaves it to user space (unless a process forbids it to itself with
-        // prctl(PR_SET_TSC), which ends the process with a signal and breaks no memory).
+        // SAFETY: RDTSC is part of x86-64; Linux leaves it to user space (unless a process forbids it to
+        // itself with prctl(PR_SET_TSC), which ends the process with a signal and breaks no memory).
         unsafe { std::arch::x86_64::_rdtsc() }
     }
     #[cfg(not(all(target_arch = "x86_64", target_feature = "sse4.2", not(miri))))]
@@ -23,8 +23,9 @@ pub fn timestamp() -> u64 {
 
 /// Ticks of [`timestamp`] in a second.
 ///
-/// The first call measures against the kernel's monotonic clock and takes 20 ms; later calls return what it found.
-/// So call it once at start, before a worker runs. The error is below 0.01 % on a machine that is not starved of CPU.
+/// The first call measures against the kernel's monotonic clock and takes 20 ms; later calls return what it
+/// found. So call it once at start, before a worker runs. The error is below 0.01 % on a machine that is not
+/// starved of CPU.
 pub fn timestamp_hz() -> u64 {
     static HZ: OnceLock<u64> = OnceLock::new();
     *HZ.get_or_init(|| measure_hz(Duration::from_millis(20)))
@@ -39,8 +40,8 @@ fn measure_hz(interval: Duration) -> u64 {
     u64::try_from(ticks * 1_000_000_000 / elapsed_ns).unwrap_or(u64::MAX).max(1)
 }
 
-/// Both clocks at (nearly) one moment: of eight readings the one with the least time between its two counter values,
-/// so that a preemption in the middle does not enter the measurement.
+/// Both clocks at (nearly) one moment: of eight readings the one with the least time between its two counter
+/// values, so that a preemption in the middle does not enter the measurement.
 fn simultaneous_reading() -> (u64, Instant) {
     let reading = || {
         let before = timestamp();

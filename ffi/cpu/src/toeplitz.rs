@@ -1,12 +1,14 @@
-//! The Toeplitz hash of receive-side scaling: what a NIC computes to choose a queue, computed here to predict it.
+//! The Toeplitz hash of receive-side scaling: what a NIC computes to choose a queue, computed here to predict
+//! it.
 //!
-//! Source: Microsoft, "RSS hashing functions" (the vectors below are its "Verifying the RSS hash calculation").
+//! Source: Microsoft, "RSS hashing functions" (the vectors below are its "Verifying the RSS hash
+//! calculation").
 
 /// The hash of `input` under `key`, host order.
 ///
-/// `input` is the concatenation of the fields in network order: for TCP and UDP over IPv4 the source address, the
-/// destination address, the source l4 port, the destination l4 port. A key has at least `input.len() + 4` bytes (NICs
-/// use 40 or 52); key bytes that are missing count as zero, as if the key ended in zeros.
+/// `input` is the concatenation of the fields in network order: for TCP and UDP over IPv4 the source address,
+/// the destination address, the source l4 port, the destination l4 port. A key has at least `input.len() + 4`
+/// bytes (NICs use 40 or 52); key bytes that are missing count as zero, as if the key ended in zeros.
 #[inline]
 pub fn toeplitz(key: &[u8], input: &[u8]) -> u32 {
     let key_byte = |index: usize| u64::from(key.get(index).copied().unwrap_or(0));
