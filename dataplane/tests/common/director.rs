@@ -1,0 +1,168 @@
+//! A director of one worker on the memory twin, and the clock that the test moves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cpu::Backing;
+use dataplane::counters::WorkerCounters;
+use dataplane::flow::{FlowTable, HashSecret};
+use dataplane::index::{PortIndex, WorkerIndex};
+use dataplane::line::LineState;
+use dataplane::memory::{MemoryDevice, MemoryPacket};
+use dataplane::rules::Ruleset;
+use dataplane::time::{Clock, Millis};
+use dataplane::verdict::DropReason;
+use dataplane::worker::{Publication, RulesQueue, Worker};
+
+use super::rules::{FRONT, PORT_MACS, states};
+
+/// Any two words serve as a secret here: tests want the same run every time.
+pub(crate) const SECRET: HashSecret = HashSecret::new([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
+
+/// A clock that stands still until somebody moves it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TestClock(Arc<AtomicU32>);
+
+impl TestClock {
+    pub(crate) fn advance(&self, ms: u32) {
+        self.0.fetch_add(ms, Ordering::Relaxed);
+    }
+}
+
+impl Clock for TestClock {
+    fn now(&mut self) -> Millis {
+        Millis(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// One worker with everything it needs.
+pub(crate) struct Director {
+    pub(crate) worker: Worker<MemoryDevice, TestClock>,
+    pub(crate) clock: TestClock,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) queue: RulesQueue,
+}
+
+impl Director {
+    /// Worker 0 of one, with these rules in force and room for plenty of flows.
+    pub(crate) fn new(rules: Ruleset) -> Self {
+        Self::with(rules, WorkerIndex(0), 4_096)
+    }
+
+    /// Any worker, and as many table entries as said.
+    pub(crate) fn with(rules: Ruleset, index: WorkerIndex, capacity: u32) -> Self {
+        let table = FlowTable::new(capacity, Backing::Plain, SECRET).unwrap();
+        let state = LineState::new(table, index, &PORT_MACS, 0);
+        let (clock, counters, queue) = (TestClock::default(), Arc::default(), RulesQueue::default());
+        let device = MemoryDevice::with_ports(PORT_MACS.len());
+        let worker = Worker::new(device, clock.clone(), index, state, Arc::clone(&counters), queue.clone());
+        let mut director = Self { worker, clock, counters, queue };
+        let states = states(rules.services.len());
+        director.queue.publish(Publication { ruleset: Arc::new(rules), states }).unwrap();
+        director.worker.turn();
+        director
+    }
+
+    /// Lets `frame` in by `port`.
+    pub(crate) fn receive(&mut self, port: PortIndex, frame: impl Into<Box<[u8]>>) {
+        let ports = &mut self.worker.device_mut().ports;
+        ports[port.as_usize()].incoming.push_back(MemoryPacket::new(frame, port));
+    }
+
+    /// Turns until nothing waits any more.
+    pub(crate) fn turn(&mut self) {
+        while self.worker.turn() {}
+    }
+
+    /// Lets `frame` in by `port` and gives what comes out, with the port it leaves by.
+    pub(crate) fn pass(
+        &mut self,
+        port: PortIndex,
+        frame: impl Into<Box<[u8]>>,
+    ) -> Option<(PortIndex, Vec<u8>)> {
+        self.receive(port, frame);
+        self.turn();
+        let mut sent = self.sent();
+        assert!(sent.len() <= 1, "one packet in, {} out", sent.len());
+        sent.pop()
+    }
+
+    /// A frame of a client: in by the front port; what leaves.
+    pub(crate) fn from_client(&mut self, frame: impl Into<Box<[u8]>>) -> Option<Vec<u8>> {
+        self.pass(FRONT, frame).map(|(_, frame)| frame)
+    }
+
+    /// Everything sent since the last call, port by port, each in order.
+    pub(crate) fn sent(&mut self) -> Vec<(PortIndex, Vec<u8>)> {
+        let ports = self.worker.device_mut().ports.iter_mut().enumerate();
+        ports
+            .flat_map(|(port, queues)| {
+                let port = PortIndex(port as u16);
+                std::mem::take(&mut queues.outgoing).into_iter().map(move |packet| (port, data(&packet)))
+            })
+            .collect()
+    }
+
+    /// Turns once a millisecond for so long.
+    pub(crate) fn wait(&mut self, ms: u32) {
+        for _ in 0..ms {
+            self.clock.advance(1);
+            self.worker.turn();
+        }
+    }
+
+    /// Every drop reason counted so far, with its count.
+    pub(crate) fn drops(&self) -> Vec<(DropReason, u64)> {
+        let counted = |reason: &DropReason| (*reason, self.counters.dropped(*reason).value());
+        DropReason::ALL.iter().map(counted).filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// Connections held: two table entries for each of FullNAT, one for each of DR.
+    pub(crate) fn table_used(&self) -> u32 {
+        self.worker.line().state.table.used()
+    }
+
+    /// Fails unless every packet that came in left, was punted, steered, or dropped for a reason.
+    pub(crate) fn assert_balanced(&mut self) {
+        let counters = Arc::clone(&self.counters);
+        let device = self.worker.device_mut();
+        let (mut received, mut sent) = (0, 0);
+        for number in 0..device.ports.len() as u16 {
+            let traffic = counters.port(PortIndex(number));
+            received += traffic.rx.packets.value();
+            sent += traffic.tx.packets.value();
+        }
+        received += counters.steered_in.value() + counters.from_slow_path.value();
+        let (punted, steered) = (counters.punted.value(), counters.steered.value());
+        let dropped = counters.dropped_total();
+        assert_eq!(
+            received,
+            sent + punted + steered + dropped,
+            "received = {sent} sent + {punted} punted + {steered} steered + {dropped} dropped"
+        );
+        assert_eq!(punted, device.ports.iter().map(|port| port.punted.len() as u64).sum::<u64>());
+        assert_eq!(counters.forwarded.value(), sent + counters.dropped(DropReason::TxRefused).value());
+    }
+
+    /// Fails unless the table holds exactly the connections that were opened and not closed.
+    pub(crate) fn assert_table_adds_up(&self) {
+        let line = self.worker.line();
+        let held: u64 = (0..line.rules.backends.len())
+            .map(|index| {
+                let index = dataplane::index::BackendIndex(index as u32);
+                let backend = self.counters.backend(index);
+                let held = backend.opened.value() - backend.closed.value();
+                let service =
+                    line.rules.backend(index).and_then(|backend| line.rules.service(backend.service));
+                let paired = service.is_some_and(|service| service.mode == dataplane::rules::Mode::Fullnat);
+                held * if paired { 2 } else { 1 }
+            })
+            .sum();
+        assert_eq!(u64::from(self.table_used()), held, "entries in use, entries of the connections held");
+    }
+}
+
+/// The bytes of a packet.
+pub(crate) fn data(packet: &MemoryPacket) -> Vec<u8> {
+    dataplane::packet::PacketBuf::data(packet).to_vec()
+}

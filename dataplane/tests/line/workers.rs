@@ -1,0 +1,138 @@
+//! Two workers: a connection belongs to one of them, packets that came to the other cross over, and rules
+//! change under way.
+
+use std::collections::{HashMap, HashSet};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use dataplane::index::{PortIndex, WorkerIndex};
+use dataplane::rules::Ruleset;
+use dataplane::worker::Publication;
+
+use crate::common::frames::{ACK, Decoded, Endpoint, SYN};
+use crate::common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, ServiceSpec, VIP};
+use crate::common::{Director, Frame, ruleset};
+
+/// Several workers of one director; the test carries what they steer to each other.
+struct Team(Vec<Director>);
+
+impl Team {
+    fn new(worker_count: u16, services: &[ServiceSpec]) -> Self {
+        let director = |index| Director::with(ruleset(worker_count, services), WorkerIndex(index), 8_192);
+        Self((0..worker_count).map(director).collect())
+    }
+
+    /// Turns all of them until nothing waits, carrying what is steered.
+    fn turn(&mut self) {
+        while self.0.iter_mut().any(|director| director.worker.turn()) {
+            for index in 0..self.0.len() {
+                for (owner, packet) in std::mem::take(&mut self.0[index].worker.device_mut().steered_out) {
+                    assert_ne!(owner.as_usize(), index, "a packet steered to where it is");
+                    self.0[owner.as_usize()].worker.device_mut().steered_in.push_back(packet);
+                }
+            }
+        }
+    }
+
+    /// Lets a frame in at worker `at`; what leaves, and which worker sent it.
+    fn pass(&mut self, at: usize, port: PortIndex, frame: &Frame) -> Option<(usize, PortIndex, Decoded)> {
+        self.0[at].receive(port, frame.bytes());
+        self.turn();
+        let mut sent: Vec<_> = (self.0.iter_mut().enumerate())
+            .flat_map(|(worker, director)| director.sent().into_iter().map(move |out| (worker, out)))
+            .collect();
+        assert!(sent.len() <= 1);
+        sent.pop().map(|(worker, (port, frame))| (worker, port, Decoded::from(&frame)))
+    }
+
+    fn assert_balanced(&mut self) {
+        for director in &mut self.0 {
+            director.assert_balanced();
+            director.assert_table_adds_up();
+        }
+        let sum = |counter: fn(&Director) -> u64| self.0.iter().map(counter).sum::<u64>();
+        let steered = sum(|director| director.counters.steered.value());
+        assert_eq!(steered, sum(|director| director.counters.steered_in.value()));
+    }
+}
+
+fn client(number: u16) -> Endpoint {
+    (Ipv4Addr::new(198, 51, 100, (number % 7) as u8), 3_000 + number)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn wherever_packets_arrive_one_worker_handles_the_connection(
+        worker_count in 2u16..5, arrivals in proptest::collection::vec(0usize..4, 4 * 60)
+    ) {
+        let mut team = Team::new(worker_count, &ONE_OF_EACH);
+        let mut owners = HashMap::new();
+        let mut arrivals = arrivals.into_iter().map(|at| at % usize::from(worker_count));
+        let mut at = || arrivals.next().unwrap();
+        for number in 0..60 {
+            let question = Frame::tcp(client(number), (VIP, 8080), SYN);
+            let (owner, port, there) = team.pass(at(), FRONT, &question).unwrap();
+            prop_assert_eq!(port, BACK);
+            prop_assert_eq!(owner, usize::from(there.source.1 % worker_count), "the owner's own local port");
+            owners.insert(number, owner);
+            let answer = Frame::tcp(there.destination, there.source, SYN | ACK);
+            let answer = Frame { to: PORT_MACS[1], from: there.to, ..answer };
+            let (worker, port, back) = team.pass(at(), BACK, &answer).unwrap();
+            prop_assert_eq!((worker, port), (owner, FRONT));
+            prop_assert_eq!((back.source, back.destination), ((VIP, 8080), client(number)));
+            let more = Frame::tcp(client(number), (VIP, 8080), ACK);
+            let (worker, _, there_again) = team.pass(at(), FRONT, &more).unwrap();
+            prop_assert_eq!((worker, there_again.source), (owner, there.source));
+            let direct = Frame::tcp(client(number), (VIP, 80), SYN);
+            let (worker, _, _) = team.pass(at(), FRONT, &direct).unwrap();
+            prop_assert_eq!(worker, owner, "a client's endpoint has one owner, whatever the service");
+        }
+        let workers: HashSet<_> = owners.values().collect();
+        prop_assert!(workers.len() > 1, "60 clients on one worker");
+        team.assert_balanced();
+    }
+}
+
+/// The rules of `revision`: mostly as they were, now and then with other weights.
+fn revised(revision: u64) -> Ruleset {
+    let services = ONE_OF_EACH.map(|spec| ServiceSpec {
+        weights: match revision % 6 {
+            0 => &[1, 1],
+            2 => &[1, 9],
+            3 => &[4, 1],
+            _ => spec.weights,
+        },
+        ..spec
+    });
+    Ruleset { revision, ..ruleset(2, &services) }
+}
+
+#[test]
+fn established_flows_keep_their_backend_over_a_thousand_publications() {
+    let mut team = Team::new(2, &ONE_OF_EACH);
+    let mut places: HashMap<(u16, u16), Decoded> = HashMap::new();
+    for revision in 2..1_002u64 {
+        // Rules change while packets wait: those of one burst see one ruleset, all flows keep theirs.
+        let number = (revision % 200) as u16;
+        for l4_port in [80, 8080] {
+            let new = !places.contains_key(&(number, l4_port));
+            let flags = if new { SYN } else { ACK };
+            let frame = Frame::tcp(client(number), (VIP, l4_port), flags);
+            for director in &team.0 {
+                let publication = Publication { ruleset: Arc::new(revised(revision)), states: vec![] };
+                director.queue.publish(publication).expect("one publication a turn is taken up");
+            }
+            let (_, _, out) = team.pass((revision % 2) as usize, FRONT, &frame).expect("forwarded");
+            let place = places.entry((number, l4_port)).or_insert_with(|| out.clone());
+            assert_eq!((place.to, place.source, place.destination), (out.to, out.source, out.destination));
+        }
+        assert!(team.0.iter().all(|director| director.counters.revision.value() == revision));
+    }
+    assert_eq!(places.len(), 400);
+    team.assert_balanced();
+    assert!(team.0.iter().all(|director| director.drops().is_empty()));
+}
