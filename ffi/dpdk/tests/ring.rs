@@ -16,8 +16,9 @@ fn mbufs_cross_between_registered_threads() {
     let (mut producer, mut consumer) = ring::channel(&eal, "cross", 256).expect("a ring");
 
     thread::scope(|scope| {
-        scope.spawn(|| send_all(&pool, &mut producer));
-        scope.spawn(|| receive_all(&pool, &mut consumer));
+        let receiver = scope.spawn(|| receive_all(&pool, &mut consumer));
+        let given_up = || receiver.is_finished();
+        scope.spawn(|| send_all(&pool, &mut producer, given_up)).join().expect("all sent");
     });
     assert!(consumer.is_empty());
     what_stays_in_a_ring_goes_with_it(&pool);
@@ -27,7 +28,7 @@ fn mbufs_cross_between_registered_threads() {
     drop(Port::attach(&eal, "net_null0").expect("attach after threads were registered"));
 }
 
-fn send_all(pool: &Mempool, producer: &mut ring::Producer) {
+fn send_all(pool: &Mempool, producer: &mut ring::Producer, given_up: impl Fn() -> bool) {
     let _registration = dpdk::thread::register(pool.eal()).expect("an lcore id");
     assert_eq!(dpdk::thread::register(pool.eal()).unwrap_err(), dpdk::Error::ThreadRegistered);
     let mut burst = Burst::new();
@@ -43,6 +44,7 @@ fn send_all(pool: &Mempool, producer: &mut ring::Producer) {
             next += 1;
         }
         if producer.push(&mut burst) == 0 {
+            assert!(!given_up(), "the receiver has failed");
             thread::yield_now();
         }
     }
