@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use ipnet::{IpNet, Ipv4Net};
 
 pub use super::device::Device;
+pub use dataplane::wire::ethernet::MacAddress;
 
 /// Everything one rules file says, with defaults filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +46,8 @@ pub struct Dataplane {
 pub enum Workers {
     /// Every core but the one that control uses; with a single core, that one.
     Auto,
-    /// These cores (the kernel's CPU numbers, below [`CORE_COUNT_MAX`]), one worker each, no core twice, at
-    /// least one.
+    /// These cores (the kernel's CPU numbers, below [`CORE_COUNT_MAX`]), one worker each, no core twice; 1 to
+    /// 64 (`WORKERS_MAX` of [`dataplane::index`]).
     Cores(Vec<usize>),
 }
 
@@ -239,22 +240,5 @@ impl fmt::Display for Announce {
             Self::External => "external",
             Self::None => "none",
         })
-    }
-}
-
-/// An Ethernet address of one station (neither zero nor a group address), in the order it goes over the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct MacAddress(pub [u8; 6]);
-
-impl fmt::Display for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl fmt::Debug for MacAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

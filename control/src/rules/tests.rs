@@ -115,6 +115,24 @@ fn two_ports_of_rings_or_nulls_are_two_ports() {
 }
 
 #[test]
+fn the_lines_tables_bound_what_there_may_be() {
+    let ports = |count: usize| -> String {
+        (0..count).map(|i| format!("[[port]]\nname = \"p{i}\"\ndevice = \"null\"\n")).collect()
+    };
+    assert_eq!(rules(&ports(32)).ports.len(), 32);
+    let error = Rules::parse("test", &ports(40)).unwrap_err();
+    assert_eq!(error.count(), 1);
+    assert!(error.plain().contains("more than 32 ports") && error.plain().contains("\"p32\""));
+
+    let workers = |count: usize| {
+        let cores: Vec<String> = (0..count).map(|core| core.to_string()).collect();
+        format!("{SMALLEST}[dataplane]\nworkers = [{}]\n", cores.join(","))
+    };
+    assert!(matches!(rules(&workers(64)).dataplane.workers, Workers::Cores(cores) if cores.len() == 64));
+    assert_eq!(Rules::parse("test", &workers(65)).unwrap_err().count(), 1);
+}
+
+#[test]
 fn a_report_without_colour_has_none_and_the_other_has() {
     let diagnostics = Rules::parse("test", "x = 1").unwrap_err();
     assert!(!diagnostics.plain().contains('\x1b'));

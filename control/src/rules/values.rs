@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV6};
 
+use dataplane::local_port::L4_PORT_MIN;
 use ipnet::{IpNet, Ipv4Net};
 
 use super::checked::{MacAddress, Protocol};
@@ -10,6 +11,8 @@ use super::error::Problem;
 /// FullNAT's local addresses each become an address of the twin: 4,096 of them are 268 million connections to
 /// one backend endpoint, and more would only slow the kernel down.
 const LOCAL_PREFIX_MIN: u8 = 20;
+
+const LOCAL_L4_PORTS: u32 = (1 << 16) - L4_PORT_MIN as u32;
 
 /// One of a few words.
 pub(super) fn choice<T: Copy>(what: &str, text: &str, words: &[(&str, T)]) -> Result<T, Problem> {
@@ -47,17 +50,15 @@ pub(super) fn name(text: &str, bytes_max: usize) -> Result<String, Problem> {
 /// `02:00:00:00:00:01`, one station's.
 pub(super) fn mac(text: &str) -> Result<MacAddress, Problem> {
     let help = "a MAC is six pairs of hexadecimal digits with colons, such as `02:00:00:00:00:01`";
-    let octets: Option<Vec<u8>> = text
-        .split(':')
-        .map(|pair| (pair.len() == 2 && !pair.starts_with('+')).then(|| u8::from_str_radix(pair, 16).ok())?)
-        .collect();
-    let octets = octets.and_then(|octets| <[u8; 6]>::try_from(octets).ok());
-    let octets = octets.ok_or_else(|| Problem::new(format!("{text:?} is not a MAC address")).help(help))?;
-    if octets == [0; 6] || octets[0] & 1 == 1 {
+    // The number parser behind `FromStr` would take a plus sign.
+    let plain = text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b':');
+    let mac = plain.then(|| text.parse::<MacAddress>().ok()).flatten();
+    let mac = mac.ok_or_else(|| Problem::new(format!("{text:?} is not a MAC address")).help(help))?;
+    if mac.0 == [0; 6] || mac.is_group() {
         return Err(Problem::new(format!("{text} is not the MAC address of one station"))
             .help("its first octet is even (odd ones are broadcast and multicast), and it is not all zero"));
     }
-    Ok(MacAddress(octets))
+    Ok(mac)
 }
 
 /// The IPv4 address of one host.
@@ -164,7 +165,7 @@ pub(super) fn local_addresses(text: &str) -> Result<Ipv4Net, Problem> {
     }
     if net.prefix_len() < LOCAL_PREFIX_MIN {
         return Err(Problem::new(format!("{text} is too large for local addresses")).help(format!(
-            "allowed: /{LOCAL_PREFIX_MIN} to /32; each address carries 65,535 connections to each backend"
+            "allowed: /{LOCAL_PREFIX_MIN} to /32; one address carries {LOCAL_L4_PORTS} connections to a backend"
         )));
     }
     one_host(net.network())?;
@@ -196,9 +197,10 @@ mod tests {
             "02:00:00:00:00",
             "02:00:00:00:00:01:02",
             "02-00-00-00-00-01",
-            "2:0:0:0:0:1",
+            "002:0:0:0:0:1",
             "02:00:00:00:00:0g",
             "02:00:00:00:00:+1",
+            "02:00:00:00:00:",
             "00:00:00:00:00:00",
             "ff:ff:ff:ff:ff:ff",
             "01:00:5e:00:00:01",

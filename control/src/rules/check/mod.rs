@@ -100,6 +100,23 @@ fn each<S, T>(
         .collect()
 }
 
+/// Notes the first item beyond `max`: the line's tables have that many places.
+fn no_more_than<'a, T: 'a>(
+    max: usize,
+    what: &str,
+    items: impl IntoIterator<Item = &'a Spanned<T>>,
+    problems: &mut Problems,
+) {
+    if let Some(first_beyond) = items.into_iter().nth(max) {
+        problems.push(
+            Problem::new(format!("more than {max} {what}"))
+                .at(first_beyond.span())
+                .label("the first one too many")
+                .help("the line's tables have no more places"),
+        );
+    }
+}
+
 /// Notes every item whose key an earlier one has.
 fn no_duplicates<K: Eq + Hash>(
     items: impl IntoIterator<Item = (K, Range<usize>)>,

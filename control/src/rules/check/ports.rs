@@ -1,9 +1,10 @@
 //! `[[port]]`: each by itself, then against the others.
 
+use dataplane::index::PORTS_MAX;
 use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
-use super::{each, no_duplicates, optional, or_default, required};
+use super::{each, no_duplicates, no_more_than, optional, or_default, required};
 use crate::rules::checked::{Device, MacAddress, Port};
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
@@ -61,6 +62,7 @@ pub(super) fn check(field: &Field<Vec<PortTable>>, problems: &mut Problems) -> P
         problems,
         |name| Problem::new(format!("two ports are named {name:?}")).help("a port's name is its own"),
     );
+    no_more_than(PORTS_MAX, "ports", list.iter().filter_map(|port| port.name.as_ref()), problems);
     let devices = list.iter().filter_map(|port| port.device.as_ref());
     let claims = devices.filter_map(|device| Some((device.get_ref().claim()?, device.span())));
     no_duplicates(claims, problems, |claim| {

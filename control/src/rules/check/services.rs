@@ -4,11 +4,12 @@
 use std::net::Ipv4Addr;
 use std::ops::Range;
 
+use dataplane::index::{BACKENDS_MAX, SERVICES_MAX};
 use toml::Spanned;
 
 use super::neighbours::Neighbours;
 use super::ports::Ports;
-use super::{no_duplicates, or_default, required};
+use super::{no_duplicates, no_more_than, or_default, required};
 use crate::rules::checked::{Announce, Backend, Mode, Protocol, Scheduler, Service};
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
@@ -79,6 +80,19 @@ pub(super) fn check(
             Problem::new(format!("two services listen on {protocol} {vip}:{l4_port}"))
                 .help("put the backends of both under one [[service]]")
         },
+    );
+    no_more_than(
+        SERVICES_MAX,
+        "services",
+        services.iter().filter_map(|service| service.name.as_ref()),
+        problems,
+    );
+    let backends = services.iter().flat_map(|service| &service.backends);
+    no_more_than(
+        BACKENDS_MAX,
+        "backends",
+        backends.filter_map(|backend| backend.endpoint.as_ref()),
+        problems,
     );
     for service in &services {
         local_addresses_for_fullnat(service, ports, problems);

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use dataplane::index::WORKERS_MAX;
 use toml::Spanned;
 
-use super::{each, no_duplicates, or_default};
+use super::{each, no_duplicates, no_more_than, or_default};
 use crate::rules::checked::{CORE_COUNT_MAX, Control, Dataplane, Idle, Memory, SlowPath, Workers};
 use crate::rules::device::SOCKET_PATH_BYTES_MAX;
 use crate::rules::error::{Problem, Problems};
@@ -54,6 +55,7 @@ fn workers(field: &WorkersField, problems: &mut Problems) -> Option<Workers> {
     no_duplicates(list.iter().map(|core| (*core.get_ref(), core.span())), problems, |core| {
         Problem::new(format!("core {core} is listed twice")).help("one worker per core")
     });
+    no_more_than(WORKERS_MAX, "workers", &list, problems);
     if let Field::Value(written) = cores
         && written.get_ref().is_empty()
     {
