@@ -1,4 +1,5 @@
-//! The kernel beside the data path: what Crossdock asks of it over netlink, and how it is kept out of the way.
+//! The kernel beside the data path: what Crossdock asks of it over netlink, and how it is kept out of the
+//! way.
 //!
 //! Four jobs, one file each:
 //!
@@ -35,7 +36,8 @@ pub use xdp::XdpGuard;
 /// [`Handle`] is dropped.
 ///
 /// # Errors
-/// [`KernelError::Io`] when the kernel refuses the socket. Panics outside a tokio runtime, as `tokio::spawn` does.
+/// [`KernelError::Io`] when the kernel refuses the socket. Panics outside a tokio runtime, as `tokio::spawn`
+/// does.
 pub fn connect() -> Result<Handle, KernelError> {
     let (connection, handle, _) = rtnetlink::new_connection().map_err(error::socket)?;
     tokio::spawn(connection);

@@ -1,14 +1,14 @@
 //! Watches the kernel's routes and neighbours for the backends' next hops and keeps their ARP entries fresh.
 //!
 //! One task. For each target it asks the kernel for the route (RTM_GETROUTE), and where that leaves by one of
-//! our twins it installs the next hop as a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16): from then on the
-//! kernel itself asks, re-asks and refreshes, and never drops the entry as unused, although the packets of the
-//! data path pass it by. What changes comes as netlink notifications; a slow turn of everything every five
-//! seconds catches what is not notified (routes that die with an address or a link).
+//! our twins it installs the next hop as a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16): from then on
+//! the kernel itself asks, re-asks and refreshes, and never drops the entry as unused, although the packets
+//! of the data path pass it by. What changes comes as netlink notifications; a slow turn of everything every
+//! five seconds catches what is not notified (routes that die with an address or a link).
 //!
 //! It installs nothing on an interface that is not in [`Wanted::ports`], and leaves permanent entries, which
-//! an administrator typed, as they are. Weak spots, told plainly: IPv4 only; of an ECMP route it follows the one
-//! path the kernel picks for a packet from this host.
+//! an administrator typed, as they are. Weak spots, told plainly: IPv4 only; of an ECMP route it follows the
+//! one path the kernel picks for a packet from this host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -40,8 +40,8 @@ use super::{
     next_hops::{Hop, NextHops, Table, Unresolved, parse_neighbour, parse_route},
 };
 
-/// A change of routes or links is followed by a new look at all routes after this long, so that a routing daemon
-/// that loads a full table costs ten looks a second and not one a route.
+/// A change of routes or links is followed by a new look at all routes after this long, so that a routing
+/// daemon that loads a full table costs ten looks a second and not one a route.
 const SETTLE: Duration = Duration::from_millis(100);
 
 /// How often everything is looked at again. Also the pace of [`Refresh::Use`]; the kernel's own for managed
@@ -85,14 +85,15 @@ pub struct Neighbours {
 }
 
 impl Neighbours {
-    /// Opens two netlink sockets in the calling thread's network namespace, takes a first look, and watches from
-    /// then on. The first rows are there on return; most will say [`Unresolved::Asking`].
+    /// Opens two netlink sockets in the calling thread's network namespace, takes a first look, and watches
+    /// from then on. The first rows are there on return; most will say [`Unresolved::Asking`].
     ///
     /// # Errors
-    /// [`KernelError::Io`] when the kernel refuses the sockets, [`KernelError::Refused`] when it does not list
-    /// its neighbours. A target that cannot be resolved is no error: its row says why.
+    /// [`KernelError::Io`] when the kernel refuses the sockets, [`KernelError::Refused`] when it does not
+    /// list its neighbours. A target that cannot be resolved is no error: its row says why.
     pub async fn start(wanted: Wanted, refresh: Refresh) -> Result<Self, KernelError> {
-        // Notifications have a socket of their own: when it overflows, no answer to a request is lost with them.
+        // Notifications have a socket of their own: when it overflows, no answer to a request is lost with
+        // them.
         let groups = [
             MulticastGroup::Neigh,
             MulticastGroup::Ipv4Route,
@@ -295,7 +296,8 @@ impl Watcher {
         if self.table.entries.get(&hop).is_some_and(permanent) {
             return;
         }
-        // Either flag leaves the state of an entry that exists as it is, and starts asking for one that does not.
+        // Either flag leaves the state of an entry that exists as it is, and starts asking for one that does
+        // not.
         let request = self.handle.neighbours().add(ifindex, IpAddr::V4(next_hop)).replace();
         let mut request = request.state(NeighbourState::None);
         match self.refresh {

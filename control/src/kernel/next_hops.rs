@@ -1,7 +1,8 @@
 //! Where packets for a backend go: what the kernel's routes and neighbour entries, put together, say.
 //!
 //! Pure: no socket, no clock. [`super::neighbours`] feeds it with what netlink tells and publishes its rows.
-//! Read first: `rtnetlink(7)`, RTM_NEWNEIGH; the kernel's `include/uapi/linux/neighbour.h` for the NUD states.
+//! Read first: `rtnetlink(7)`, RTM_NEWNEIGH; the kernel's `include/uapi/linux/neighbour.h` for the NUD
+//! states.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},

@@ -1,16 +1,16 @@
 //! Hides an `af_packet` interface from its own kernel, and leaves nothing behind however the process ends.
 //!
-//! An AF_PACKET socket gets a copy of every packet; the kernel gets the packet too, and would answer ARP, ping and
-//! TCP a second time. The shield is an nftables table of the netdev family on that one interface. Its ingress
-//! chain drops everything *after* the AF_PACKET tap has taken its copy. Its egress chain drops what the kernel
-//! itself would say there (ARP, router solicitations, MLD). Packet sockets pass that hook too, even with
-//! PACKET_QDISC_BYPASS; theirs are told from the kernel's by having a socket with an owner.
+//! An AF_PACKET socket gets a copy of every packet; the kernel gets the packet too, and would answer ARP,
+//! ping and TCP a second time. The shield is an nftables table of the netdev family on that one interface.
+//! Its ingress chain drops everything *after* the AF_PACKET tap has taken its copy. Its egress chain drops
+//! what the kernel itself would say there (ARP, router solicitations, MLD). Packet sockets pass that hook
+//! too, even with PACKET_QDISC_BYPASS; theirs are told from the kernel's by having a socket with an owner.
 //!
-//! The table has `flags owner`: it belongs to the netlink socket of a child, `nft -i`, which lives as long as our
-//! end of its standard input. Whatever kills us closes that pipe, `nft` ends, and the kernel removes the table; nor
-//! does another program's `flush ruleset` touch it meanwhile.
-//! Needed for af_packet only: af_xdp takes packets before all this, a PCI port has no kernel side.
-//! Read first: nft(8) on `table` flags and the netdev family; packet(7) on PACKET_QDISC_BYPASS.
+//! The table has `flags owner`: it belongs to the netlink socket of a child, `nft -i`, which lives as long as
+//! our end of its standard input. Whatever kills us closes that pipe, `nft` ends, and the kernel removes the
+//! table; nor does another program's `flush ruleset` touch it meanwhile. Needed for af_packet only: af_xdp
+//! takes packets before all this, a PCI port has no kernel side. Read first: nft(8) on `table` flags and the
+//! netdev family; packet(7) on PACKET_QDISC_BYPASS.
 
 use std::{io, process::Stdio, time::Duration};
 
@@ -54,8 +54,8 @@ impl Shield {
             &format!("add table netdev {table} {{ flags owner; chain ingress {{ {ingress} }}; }}"),
         )
         .await?;
-        // Data is IPv4 in the main and leaves after one comparison; of the rest, packets without an owned socket
-        // are the kernel's. IPv4 of the kernel's own there is not: it has no address to speak from.
+        // Data is IPv4 in the main and leaves after one comparison; of the rest, packets without an owned
+        // socket are the kernel's. IPv4 of the kernel's own there is not: it has no address to speak from.
         let rules = "meta protocol != { ip6, arp } accept; meta skuid 0-4294967295 accept; drop;";
         let egress = format!("{} {rules}", chain("egress", "accept"));
         let covers_egress =
@@ -84,13 +84,14 @@ impl Shield {
         Err(KernelError::HoldsAddresses { ifname: ifname.into(), addresses })
     }
 
-    /// Whether the kernel's own packets are kept off the wire too: nftables can from Linux 5.16 on. Without it
-    /// the interface emits a few router solicitations and MLD reports when it comes up, and no more.
+    /// Whether the kernel's own packets are kept off the wire too: nftables can from Linux 5.16 on. Without
+    /// it the interface emits a few router solicitations and MLD reports when it comes up, and no more.
     pub fn covers_egress(&self) -> bool {
         self.covers_egress
     }
 
-    /// Ends when the shield has fallen because somebody killed its `nft`; says so. Safe to drop and call again.
+    /// Ends when the shield has fallen because somebody killed its `nft`; says so. Safe to drop and call
+    /// again.
     pub async fn lost(&mut self) -> KernelError {
         let ended = match self.nft.child.wait().await {
             Ok(status) => format!("it ended: {status}"),
@@ -146,8 +147,8 @@ impl Nft {
         Ok(Self { ifname: ifname.into(), child, stdin, stdout, stderr })
     }
 
-    /// Runs a command and lists `table` after it: the listing's end says that it worked, a word on stderr that it
-    /// did not. `nft -i` gives no other sign.
+    /// Runs a command and lists `table` after it: the listing's end says that it worked, a word on stderr
+    /// that it did not. `nft -i` gives no other sign.
     async fn run(&mut self, table: &str, command: &str) -> Result<(), KernelError> {
         let script = format!("{command}\nlist table netdev {table}\n");
         if let Err(error) = self.stdin.write_all(script.as_bytes()).await {

@@ -1,4 +1,5 @@
-//! A port's kernel twin: which addresses stand on the TAP, and the switches that keep the kernel honest there.
+//! A port's kernel twin: which addresses stand on the TAP, and the switches that keep the kernel honest
+//! there.
 //!
 //! The twin carries three kinds of addresses. The port's own (`addresses`) are ordinary: the kernel may call
 //! from them. VIPs and FullNAT local addresses only have to be *answered for* (ARP, ND, ping): they get a /32
@@ -31,11 +32,13 @@ use super::{
 /// What the rules want on a twin.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TwinSettings {
-    /// The port's own addresses with the prefix of their subnet. The first of a subnet is the kernel's source there.
+    /// The port's own addresses with the prefix of their subnet. The first of a subnet is the kernel's source
+    /// there.
     pub addresses: Vec<IpNet>,
     /// VIPs this port answers for.
     pub vips: Vec<IpAddr>,
-    /// FullNAT's own addresses. Every address of a range counts, its first and last too: a range is a pool, not a subnet.
+    /// FullNAT's own addresses. Every address of a range counts, its first and last too: a range is a pool,
+    /// not a subnet.
     pub local_addresses: Vec<Ipv4Net>,
     /// Largest layer-3 packet in bytes; `None` leaves the interface as it is.
     pub mtu: Option<u32>,
@@ -103,8 +106,8 @@ impl Twin {
         Ok(())
     }
 
-    /// Makes `vips` the VIPs of this twin and leaves everything else as it is: for a reload, and for a service
-    /// that withdraws its VIP when its last backend dies.
+    /// Makes `vips` the VIPs of this twin and leaves everything else as it is: for a reload, and for a
+    /// service that withdraws its VIP when its last backend dies.
     ///
     /// # Errors
     /// As for [`Twin::configure`].
@@ -135,7 +138,8 @@ impl Twin {
             if !Path::new("/proc/sys/net/ipv6/conf").join(ifname).exists() {
                 return Err(KernelError::NoIpv6 { ifname: ifname.clone(), address: address.addr() });
             }
-            // A host that switches IPv6 off by default gets it here, on our own interface, because the rules say so.
+            // A host that switches IPv6 off by default gets it here, on our own interface, because the rules
+            // say so.
             let switch = Sysctl::new("ipv6", "conf", ifname, "disable_ipv6");
             switch.set(0).map_err(|message| KernelError::Io {
                 what: format!("enable IPv6 on {ifname}"),
@@ -200,8 +204,8 @@ impl Twin {
     }
 }
 
-/// Valid for ever, preferred never: RFC 6724 section 5 rule 3 avoids such an address as a source, and neighbour
-/// discovery answers for it all the same.
+/// Valid for ever, preferred never: RFC 6724 section 5 rule 3 avoids such an address as a source, and
+/// neighbour discovery answers for it all the same.
 fn deprecated() -> CacheInfo {
     let mut lifetimes = CacheInfo::default();
     lifetimes.ifa_preferred = 0;
@@ -230,7 +234,8 @@ fn set_switches(ifname: &str) -> Vec<String> {
         conf("arp_announce", 2),
         // Taking a subnet's first address off must not take the others with it.
         conf("promote_secondaries", 1),
-        // After three unanswered unicast probes ask everybody before giving up: a new MAC is found without a gap.
+        // After three unanswered unicast probes ask everybody before giving up: a new MAC is found without a
+        // gap.
         (Sysctl::new("ipv4", "neigh", ifname, "mcast_resolicit"), 3),
     ];
     if effective_ipv4_conf(ifname, "arp_ignore") == 0 {

@@ -1,8 +1,10 @@
-//! Network namespaces that no failure can leave behind: they have no name, only a file handle of this process.
+//! Network namespaces that no failure can leave behind: they have no name, only a file handle of this
+//! process.
 
 use std::{
     fs::File,
     future::Future,
+    io::{BufRead, BufReader},
     os::fd::AsRawFd,
     process::{Child, Command, Output, Stdio},
     thread,
@@ -84,6 +86,15 @@ impl NetNs {
         }
     }
 
+    /// tcpdump on an interface, already listening; it ends with its first packet. See [`captured`].
+    pub(crate) fn capture(&self, ifname: &str, filter: &str) -> Child {
+        let script = format!("exec timeout 30 tcpdump -nn -l --immediate-mode -c 1 -i {ifname} '{filter}'");
+        let mut child = self.spawn(&script);
+        let said = BufReader::new(child.stderr.as_mut().expect("a pipe")).lines().map_while(Result::ok);
+        assert!(said.take(5).any(|line| line.contains("listening on")), "tcpdump did not start");
+        child
+    }
+
     /// The kernel's number for an interface.
     pub(crate) fn ifindex(&self, ifname: &str) -> u32 {
         let shown = self.run(&format!("ip -o link show dev {ifname}"));
@@ -109,4 +120,9 @@ impl NetNs {
         );
         output.status.success()
     }
+}
+
+/// The packet that a [`NetNs::capture`] ended with, or nothing after thirty seconds without one.
+pub(crate) fn captured(child: Child) -> String {
+    String::from_utf8_lossy(&child.wait_with_output().expect("tcpdump").stdout).into_owned()
 }

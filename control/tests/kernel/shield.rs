@@ -1,40 +1,29 @@
-//! A shielded interface is deaf to its kernel and open to AF_PACKET, and nothing of the shield survives its owner.
+//! A shielded interface is deaf to its kernel and open to AF_PACKET, and nothing of the shield survives its
+//! owner.
 
 use std::{
     env,
     io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use control::kernel::{KernelError, Shield, connect};
 
-use crate::netns::{NetNs, PATIENCE};
+use crate::netns::{NetNs, PATIENCE, captured};
 
 /// Names the role of the process that the SIGKILL test starts from its own binary.
 const OWNER: &str = "CROSSDOCK_TEST_SHIELD_OWNER";
 
-/// A namespace with `bare`, an interface that will be shielded, and a peer that talks to it. The addresses that
-/// make the kernel answer stand on another interface: the kernel answers for them on every one (weak host model).
+/// A namespace with `bare`, an interface that will be shielded, and a peer that talks to it. The addresses
+/// that make the kernel answer stand on another interface: the kernel answers for them on every one (weak
+/// host model).
 fn bare_and_peer() -> (NetNs, NetNs) {
     let (host, peer) = (NetNs::new(), NetNs::new());
     host.cable("bare", &peer, "up0");
     host.run("ip addr add 192.0.2.5/32 dev lo && ip route add 192.0.2.0/24 dev bare src 192.0.2.5");
     peer.run("ip addr add 192.0.2.9/24 dev up0");
     (host, peer)
-}
-
-/// tcpdump on an interface, already listening; it ends with its first packet.
-fn capture(namespace: &NetNs, ifname: &str, filter: &str) -> Child {
-    let mut child = namespace
-        .spawn(&format!("exec timeout 30 tcpdump -nn -l --immediate-mode -c 1 -i {ifname} '{filter}'"));
-    let said = BufReader::new(child.stderr.as_mut().expect("a pipe")).lines().map_while(Result::ok);
-    assert!(said.take(5).any(|line| line.contains("listening on")), "tcpdump did not start");
-    child
-}
-
-fn captured(child: Child) -> String {
-    String::from_utf8_lossy(&child.wait_with_output().expect("tcpdump").stdout).into_owned()
 }
 
 fn wait_for_no_table(host: &NetNs) {
@@ -56,7 +45,7 @@ fn the_kernel_goes_deaf_and_a_packet_socket_still_hears() {
             "the kernel still answers ping"
         );
         peer.run("ip neigh flush dev up0");
-        let heard = capture(&host, "bare", "arp");
+        let heard = host.capture("bare", "arp");
         assert!(!peer.arp_answered("up0", "192.0.2.5"), "the kernel still answers ARP");
         assert!(captured(heard).contains("who-has 192.0.2.5"), "the packet socket hears nothing");
         // An owner's table is out of reach of a firewall reload.
@@ -82,13 +71,14 @@ s.send(bytes.fromhex(ethernet + arp))'";
 #[test]
 fn the_kernel_is_silent_and_a_packet_socket_still_sends() {
     let (host, peer) = bare_and_peer();
-    // Coming up, an IPv6 stack reports its multicast groups and asks for routers; a route makes it ask for a MAC.
+    // Coming up, an IPv6 stack reports its multicast groups and asks for routers; a route makes it ask for a
+    // MAC.
     let provoke = || {
         host.run("ip link set bare down && ip link set bare up && sleep 1");
         host.run("ip route replace 192.0.2.0/24 dev bare src 192.0.2.5");
         host.attempt("ping -c 1 -W 1 192.0.2.9");
     };
-    let unshielded = capture(&peer, "up0 -Q in", "");
+    let unshielded = peer.capture("up0 -Q in", "");
     provoke();
     assert!(
         !captured(unshielded).is_empty(),
@@ -97,7 +87,7 @@ fn the_kernel_is_silent_and_a_packet_socket_still_sends() {
     host.block_on(async || {
         let shield = Shield::install(&connect().unwrap(), "bare").await.unwrap();
         assert!(shield.covers_egress(), "this kernel has no egress hook (5.16)");
-        let first = capture(&peer, "up0 -Q in", "");
+        let first = peer.capture("up0 -Q in", "");
         provoke();
         host.run(SEND_ONE);
         let seen = captured(first);
