@@ -17,8 +17,8 @@ fn mbufs_cross_between_registered_threads() {
 
     thread::scope(|scope| {
         let receiver = scope.spawn(|| receive_all(&pool, &mut consumer));
-        let given_up = || receiver.is_finished();
-        scope.spawn(|| send_all(&pool, &mut producer, given_up)).join().expect("all sent");
+        let (pool, producer) = (&pool, &mut producer);
+        scope.spawn(move || send_all(pool, producer, || receiver.is_finished()));
     });
     assert!(consumer.is_empty());
     what_stays_in_a_ring_goes_with_it(&pool);
