@@ -36,5 +36,19 @@ fn the_summary_balances() {
     assert_eq!(number(&service["packets"]), by_backend.iter().sum::<u64>(), "{summary}");
     // A short GET is the same packets every time, give or take a merged acknowledgement.
     assert!(by_backend[0] > by_backend[1] && by_backend[1] > by_backend[2] && by_backend[2] > 0, "{summary}");
+    let connections: Vec<u64> = backends.iter().map(|b| number(&b["connections"])).collect();
+    assert_eq!(connections, [10, 6, 2]);
+    assert_eq!(
+        number(&service["packets"]),
+        number(&summary["packets"]["forwarded"]),
+        "one service only: {summary}"
+    );
     assert_eq!(total(&summary["drops"]), 0, "{summary}");
+    // Nothing appears and nothing vanishes between the ports and the twins.
+    let ports = summary["ports"].as_array().expect("ports");
+    let (received, sent): (Vec<_>, Vec<_>) =
+        ports.iter().map(|p| (number(&p["rx_packets"]), number(&p["tx_packets"]))).unzip();
+    let packets = |name: &str| number(&summary["packets"][name]);
+    assert_eq!(received.iter().sum::<u64>(), packets("forwarded") + packets("punted"), "{summary}");
+    assert_eq!(sent.iter().sum::<u64>(), packets("forwarded") + packets("from_slow_path"), "{summary}");
 }
