@@ -88,7 +88,7 @@ impl Director {
     }
 
     /// A frame of a client: in by the front port; what leaves.
-    pub(crate) fn from_client(&mut self, frame: impl Into<Box<[u8]>>) -> Option<Vec<u8>> {
+    pub(crate) fn send(&mut self, frame: impl Into<Box<[u8]>>) -> Option<Vec<u8>> {
         self.pass(FRONT, frame).map(|(_, frame)| frame)
     }
 

@@ -2,7 +2,7 @@
 //! decoder we did not write), a worker on the memory twin and a clock that the test moves.
 
 // Several test binaries and one example include this module; each uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
 pub(crate) mod director;
 pub(crate) mod frames;

@@ -45,7 +45,7 @@ fn answers_of_fullnat_backends_keep_their_buffers_too() {
     let mut answers = Vec::new();
     for number in 0..32 {
         let frame = Frame::udp((Ipv4Addr::new(198, 51, 100, 7), 2_000 + number), (VIP, 5353));
-        let out = crate::common::frames::Decoded::from(&director.from_client(frame.bytes()).unwrap());
+        let out = crate::common::frames::Decoded::from(&director.send(frame.bytes()).unwrap());
         assert!(LOCAL_ADDRESSES.contains(&out.source.0) && out.destination.0 >= backend_address(0));
         answers.push(
             Frame { to: PORT_MACS[1], ..Frame::udp(out.destination, out.source) }.with_payload([1; 99]),

@@ -21,7 +21,7 @@ fn forwarded_frames() -> impl Strategy<Value = Frame> {
 
 fn forward(frame: Vec<u8>) -> Decoded {
     let mut director = Director::new(ruleset(1, &ONE_OF_EACH));
-    Decoded::from(&director.from_client(frame).expect("forwarded"))
+    Decoded::from(&director.send(frame).expect("forwarded"))
 }
 
 /// Where the TCP or UDP checksum lies.

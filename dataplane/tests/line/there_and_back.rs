@@ -55,12 +55,12 @@ fn answers_follow_a_client_whose_router_changed() {
     let mut director = Director::new(ruleset(1, &ONE_OF_EACH));
     let client = ("198.51.100.7".parse().unwrap(), 40_000);
     let question = Frame::udp(client, (VIP, 5353));
-    let there = Decoded::from(&director.from_client(question.bytes()).unwrap());
+    let there = Decoded::from(&director.send(question.bytes()).unwrap());
     let answer = Frame { to: PORT_MACS[1], from: there.to, ..Frame::udp(there.destination, there.source) };
     let to = |director: &mut Director| Decoded::from(&director.pass(BACK, answer.bytes()).unwrap().1).to;
     assert_eq!(to(&mut director), CLIENT_MAC);
     let other_router = MacAddress([2, 0, 0, 0, 8, 8]);
-    director.from_client(Frame { from: other_router, ..question.clone() }.bytes()).unwrap();
+    director.send(Frame { from: other_router, ..question.clone() }.bytes()).unwrap();
     assert_eq!(to(&mut director), other_router);
 }
 

@@ -23,7 +23,7 @@ fn assert_outlives(director: &mut Director, timeout_ms: u32) {
 }
 
 fn client_sends(director: &mut Director, l4_port: u16, flags: u8) -> Vec<u8> {
-    director.from_client(Frame::tcp(CLIENT, (VIP, l4_port), flags).bytes()).unwrap()
+    director.send(Frame::tcp(CLIENT, (VIP, l4_port), flags).bytes()).unwrap()
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn closed_and_reset_connections_go_as_in_ipvs() {
 fn udp_flows_are_kept_five_minutes() {
     for l4_port in [53, 5353] {
         let mut director = Director::new(ruleset(1, &ONE_OF_EACH));
-        assert!(director.from_client(Frame::udp(CLIENT, (VIP, l4_port)).bytes()).is_some());
+        assert!(director.send(Frame::udp(CLIENT, (VIP, l4_port)).bytes()).is_some());
         assert_outlives(&mut director, 300_000);
     }
 }

@@ -225,7 +225,7 @@ fn a_local_port_serves_one_connection_to_a_backend_and_when_all_are_taken_more_a
     let (mut made, mut refused) = (std::collections::HashSet::new(), 0);
     for client in 0..80_000u32 {
         let client = (Ipv4Addr::from(0xc633_6401 + (client >> 10)), 1_024 + (client & 1_023) as u16);
-        let out = director.from_client(Frame::tcp(client, (VIP, 80), SYN).bytes());
+        let out = director.send(Frame::tcp(client, (VIP, 80), SYN).bytes());
         director.worker.device_mut().steered_out.clear();
         match out {
             Some(frame) => assert!(made.insert(Decoded::from(&frame).source), "a port given twice"),
@@ -245,14 +245,14 @@ fn a_table_full_of_busy_connections_refuses_new_ones_and_forgets_none() {
         let mut director = Director::with(ruleset(1, &ONE_OF_EACH), WorkerIndex(0), 64);
         let frame = |number: u16| Frame::udp((CLIENT.0, 5_000 + number), (VIP, l4_port)).bytes();
         for number in 0..connections {
-            assert!(director.from_client(frame(number)).is_some(), "{number}");
+            assert!(director.send(frame(number)).is_some(), "{number}");
         }
         assert_eq!(outcome(&mut director, &frame(1_000)), Dropped(DropReason::TableFull));
-        assert!((0..connections).all(|number| director.from_client(frame(number)).is_some()));
+        assert!((0..connections).all(|number| director.send(frame(number)).is_some()));
         assert_eq!(director.counters.evicted.value(), 0);
         // A second later all of them are idle: one makes room.
         director.clock.advance(1_000);
-        assert!(director.from_client(frame(1_000)).is_some());
+        assert!(director.send(frame(1_000)).is_some());
         assert_eq!(director.counters.evicted.value(), 1);
         director.assert_table_adds_up();
     }
@@ -264,7 +264,7 @@ fn connections_that_only_sent_a_syn_make_room_for_new_ones() {
         let mut director = Director::with(ruleset(1, &ONE_OF_EACH), WorkerIndex(0), 64);
         for number in 0..1_000 {
             let frame = Frame::tcp((CLIENT.0, 5_000 + number), (VIP, l4_port), SYN);
-            assert!(director.from_client(frame.bytes()).is_some(), "{number}");
+            assert!(director.send(frame.bytes()).is_some(), "{number}");
             director.assert_table_adds_up();
         }
         let connections = if l4_port == 80 { 64 } else { 32 };
@@ -279,7 +279,7 @@ fn a_flood_of_half_open_connections_leaves_the_books_right_at_every_size_of_tabl
         for number in 0..3_000 {
             let l4_port = if number % 5 == 0 { 80 } else { 8080 };
             let frame = Frame::tcp((CLIENT.0, 5_000 + number), (VIP, l4_port), SYN);
-            let out = director.from_client(frame.bytes());
+            let out = director.send(frame.bytes());
             assert!(out.is_some() || !director.drops().is_empty(), "capacity {capacity}, client {number}");
             director.assert_table_adds_up();
         }

@@ -15,9 +15,9 @@ fn opened(scheduler: &'static str, mode: Mode, weights: &'static [u16], count: u
     let mut director = Director::new(ruleset(1, &[spec]));
     for number in 0..count {
         let client = (Ipv4Addr::new(198, 51, 100, (number % 50) as u8), 2_000 + number);
-        assert!(director.from_client(Frame::tcp(client, (VIP, 80), SYN).bytes()).is_some());
+        assert!(director.send(Frame::tcp(client, (VIP, 80), SYN).bytes()).is_some());
         // A retransmitted SYN is no new connection.
-        assert!(director.from_client(Frame::tcp(client, (VIP, 80), SYN).bytes()).is_some());
+        assert!(director.send(Frame::tcp(client, (VIP, 80), SYN).bytes()).is_some());
     }
     (0..weights.len())
         .map(|index| director.counters.backend(BackendIndex(index as u32)).opened.value())
