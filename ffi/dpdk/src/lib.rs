@@ -12,6 +12,7 @@
 //! bindings: `docs/decisions/0002-dpdk-bindings.md`.
 
 mod burst;
+mod device;
 mod eal;
 mod error;
 mod layout;

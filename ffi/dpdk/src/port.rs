@@ -3,18 +3,16 @@
 //! Guide: DPDK Programmer's Guide 22.11, "Poll Mode Driver"; device arguments: "Network Interface Controller
 //! Drivers" <https://doc.dpdk.org/guides-22.11/nics/>.
 
-use std::ffi::{CStr, c_char};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use dpdk_sys as sys;
 
-use crate::burst::Burst;
+use crate::device::{Device, name_of_port, port_by_name, port_names};
 use crate::eal::Eal;
 use crate::error::{Error, Result, c_string, check};
 use crate::log::explain;
 use crate::mempool::Mempool;
-use crate::queue::{self, RxQueue, TxQueue};
+use crate::queue::{RxQueue, TxQueue};
 
 /// A port that this process alone uses. The port runs on while one of its queues is alive; with the last it is
 /// stopped and closed.
@@ -162,8 +160,7 @@ impl Port {
         if !eal.claim_port(id) {
             return Err(Error::PortTaken { name });
         }
-        let device = Device { id, name, attached, rx_queues_started: AtomicU16::new(0), eal: eal.clone() };
-        Ok(Self { device: Arc::new(device), queues: None })
+        Ok(Self { device: Arc::new(Device::new(id, name, attached, eal.clone())), queues: None })
     }
 
     /// Sets up the queues; received packets go into mbufs of `pool`. May be repeated until the port starts.
@@ -190,7 +187,7 @@ impl Port {
         };
         // SAFETY: the port is ours, configured with all its queues set up, and not started.
         explain(|| check("rte_eth_dev_start", self.name(), unsafe { sys::rte_eth_dev_start(self.id()) }))?;
-        self.device.rx_queues_started.store(queues.rx, Ordering::Relaxed);
+        self.device.set_started(queues.rx);
         let rx = (0..queues.rx).map(|queue| RxQueue::new(Arc::clone(&self.device), queue)).collect();
         let tx = (0..queues.tx).map(|queue| TxQueue::new(Arc::clone(&self.device), queue)).collect();
         Ok((rx, tx))
@@ -198,7 +195,7 @@ impl Port {
 
     /// DPDK's number for the port, as in [`crate::Mbuf::port`].
     pub fn id(&self) -> u16 {
-        self.device.id
+        self.device.id()
     }
 
     /// The device's name, such as `net_null0`.
@@ -306,10 +303,10 @@ impl Port {
     }
 
     fn not_started(&self) -> Result<()> {
-        match self.device.rx_queues_started.load(Ordering::Relaxed) {
-            0 => Ok(()),
-            _ => Err(Error::PortStarted { name: self.name().to_owned() }),
+        if self.device.is_started() {
+            return Err(Error::PortStarted { name: self.name().to_owned() });
         }
+        Ok(())
     }
 
     fn check_queue_counts(&self, config: &PortConfig) -> Result<()> {
@@ -325,139 +322,4 @@ impl Port {
             }
         }
     }
-}
-
-/// What a port and its queues share; stopped and closed with the last of them.
-#[derive(Debug)]
-pub(crate) struct Device {
-    id: u16,
-    name: String,
-    /// Made by [`Port::attach`], so its device goes with it.
-    attached: bool,
-    /// 0 until the port runs.
-    rx_queues_started: AtomicU16,
-    eal: Eal,
-}
-
-impl Device {
-    #[inline(always)]
-    pub(crate) fn id(&self) -> u16 {
-        self.id
-    }
-
-    fn info(&self) -> Result<PortInfo> {
-        // SAFETY: integers and a pointer, for which zero bytes are a value.
-        let mut raw: sys::xd_port_info = unsafe { std::mem::zeroed() };
-        // SAFETY: `raw` is writable.
-        check("rte_eth_dev_info_get", &self.name, unsafe { sys::xd_port_info(self.id, &raw mut raw) })?;
-        Ok(PortInfo {
-            // SAFETY: a static string of the driver's, or null.
-            driver: unsafe { text(raw.driver) },
-            rx_queues_max: raw.rx_queues_max,
-            tx_queues_max: raw.tx_queues_max,
-            rx_descriptors_max: raw.rx_descriptors_max,
-            tx_descriptors_max: raw.tx_descriptors_max,
-            rx_packet_bytes_max: raw.rx_packet_bytes_max,
-            mtu_min: raw.mtu_min,
-            mtu_max: raw.mtu_max,
-            tx_offloads: raw.tx_offloads,
-            rss_hash_types: raw.rss_hash_types,
-            reta_size: raw.reta_size,
-            hash_key_bytes: raw.hash_key_bytes,
-            socket: u16::try_from(raw.socket).ok(),
-        })
-    }
-
-    fn configure(&self, config: &PortConfig, pool: &Mempool) -> Result<()> {
-        let (mut rx, mut tx) = (config.rx_descriptor_count, config.tx_descriptor_count);
-        // SAFETY: the port is claimed and not started. The pool lives until DPDK stops, which waits for this port.
-        unsafe {
-            let mtu = config.mtu.map_or(0, u32::from);
-            let rc = sys::xd_port_configure(self.id, config.rx_queue_count, config.tx_queue_count, mtu);
-            check("rte_eth_dev_configure", &self.name, rc)?;
-            let rc = sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.id, &raw mut rx, &raw mut tx);
-            check("rte_eth_dev_adjust_nb_rx_tx_desc", &self.name, rc)?;
-            for queue in 0..config.rx_queue_count {
-                let rc = sys::xd_rx_queue_setup(self.id, queue, rx, pool.as_ptr());
-                check("rte_eth_rx_queue_setup", &self.name, rc)?;
-            }
-            for queue in 0..config.tx_queue_count {
-                let rc = sys::xd_tx_queue_setup(self.id, queue, tx);
-                check("rte_eth_tx_queue_setup", &self.name, rc)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Frees what has arrived and nobody fetched: net_ring keeps it in a ring that closing does not empty. Bounded,
-    /// because a real port goes on receiving.
-    fn drain(&self, rx_queues: u16) {
-        const BURSTS_MAX: usize = 1024;
-        let mut burst = Burst::new();
-        for queue in 0..rx_queues {
-            for _ in 0..BURSTS_MAX {
-                // SAFETY: the port runs, and its queues are gone, so nobody else uses them.
-                if unsafe { queue::receive(self, queue, &mut burst) } == 0 {
-                    break;
-                }
-                burst.clear();
-            }
-        }
-    }
-}
-
-impl Drop for Device {
-    fn drop(&mut self) {
-        let rx_queues = self.rx_queues_started.load(Ordering::Relaxed);
-        if rx_queues > 0 {
-            self.drain(rx_queues);
-            // SAFETY: no queue is left that could be polled.
-            unsafe { sys::rte_eth_dev_stop(self.id) };
-        }
-        // SAFETY: as above; the claim is given back after the id has lost its meaning.
-        let rc = unsafe { sys::xd_port_close(self.id, self.attached.into()) };
-        if let Err(error) = check("rte_eth_dev_close", &self.name, rc) {
-            eprintln!("dpdk: {error}");
-        }
-        self.eal.release_port(self.id);
-    }
-}
-
-/// The ids of the ports there are.
-fn port_ids() -> impl Iterator<Item = u16> {
-    // SAFETY: takes any number; only called when EAL runs.
-    let next =
-        |from: u16| Some(unsafe { sys::xd_port_next(from) }).filter(|&id| u32::from(id) < sys::XD_PORTS_MAX);
-    std::iter::successors(next(0), move |&id| next(id + 1))
-}
-
-fn port_names() -> Vec<String> {
-    port_ids().filter_map(|id| name_of_port(id).ok()).collect()
-}
-
-fn port_by_name(name: &str) -> Result<Option<u16>> {
-    let c_name = c_string(name)?;
-    let mut id = 0;
-    // SAFETY: the name is NUL-terminated, `id` is writable.
-    let rc = unsafe { sys::rte_eth_dev_get_port_by_name(c_name.as_ptr(), &raw mut id) };
-    Ok((rc == 0).then_some(id))
-}
-
-fn name_of_port(id: u16) -> Result<String> {
-    let mut name = [0 as c_char; sys::XD_PORT_NAME_BYTES as usize];
-    // SAFETY: the buffer has the size DPDK's reference asks for (RTE_ETH_NAME_MAX_LEN).
-    let rc = unsafe { sys::rte_eth_dev_get_name_by_port(id, name.as_mut_ptr()) };
-    check("rte_eth_dev_get_name_by_port", &id.to_string(), rc)?;
-    // SAFETY: the call left a NUL-terminated string there.
-    Ok(unsafe { text(name.as_ptr()) })
-}
-
-/// # Safety
-/// `string` is null or NUL-terminated.
-unsafe fn text(string: *const c_char) -> String {
-    if string.is_null() {
-        return String::new();
-    }
-    // SAFETY: promised by the caller; copied at once.
-    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dpdk_sys as sys;
 
 use crate::burst::Burst;
-use crate::port::Device;
+use crate::device::Device;
 
 /// A receive queue. [`crate::Port::start`] hands each out once.
 #[derive(Debug)]
