@@ -27,6 +27,8 @@ run,test       command:ping                iputils-ping
 run,test       command:arping              iputils-arping
 test           command:socat               socat
 test           command:strace              strace
+test           command:tshark              tshark
+test           command:valgrind            valgrind
 test           command:python3             python3
 ci             command:shellcheck          shellcheck
 TABLE
