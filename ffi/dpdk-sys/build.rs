@@ -9,7 +9,7 @@ use std::process::Command;
 /// renamed function shows up here.
 const FUNCTIONS: &str = "xd_.*\
     |rte_eal_(init|cleanup|get_runtime_dir)|rte_strerror|rte_dev_probe|rte_thread_(register|unregister|set_affinity)|sched_getaffinity\
-    |rte_log_set_(global_level|level_pattern)\
+    |rte_log_set_level_pattern\
     |rte_pktmbuf_(pool_create|alloc|free|free_bulk|chain)|rte_mempool_(avail_count|in_use_count)\
     |rte_ring_(create|free|count|sp_enqueue_burst|sc_dequeue_burst)\
     |rte_eth_dev_(start|stop|get_port_by_name|get_name_by_port|adjust_nb_rx_tx_desc|get_mtu|set_mtu)\

@@ -45,7 +45,6 @@ enum xd_mbuf_layout {
 	XD_MBUF_OL_FLAGS = offsetof(struct rte_mbuf, ol_flags),
 	XD_MBUF_PKT_LEN = offsetof(struct rte_mbuf, pkt_len),
 	XD_MBUF_DATA_LEN = offsetof(struct rte_mbuf, data_len),
-	XD_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 	XD_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash),
 	XD_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	XD_MBUF_NEXT = offsetof(struct rte_mbuf, next),
@@ -61,7 +60,6 @@ XD_FIELD_SIZE(port, 2);
 XD_FIELD_SIZE(ol_flags, 8);
 XD_FIELD_SIZE(pkt_len, 4);
 XD_FIELD_SIZE(data_len, 2);
-XD_FIELD_SIZE(vlan_tci, 2);
 XD_FIELD_SIZE(hash.rss, 4);
 XD_FIELD_SIZE(buf_len, 2);
 XD_FIELD_SIZE(next, 8);
@@ -86,7 +84,6 @@ enum xd_socket {
 };
 
 static const uint64_t XD_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
-static const uint64_t XD_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
 
 /* ---- process --------------------------------------------------------------------------------------------- */
 

@@ -22,8 +22,6 @@ pub(crate) const OL_FLAGS: Field<u64> = Field::at(sys::XD_MBUF_OL_FLAGS);
 pub(crate) const PKT_LEN: Field<u32> = Field::at(sys::XD_MBUF_PKT_LEN);
 /// Bytes of this segment.
 pub(crate) const DATA_LEN: Field<u16> = Field::at(sys::XD_MBUF_DATA_LEN);
-/// Valid where a flag says so.
-pub(crate) const VLAN_TCI: Field<u16> = Field::at(sys::XD_MBUF_VLAN_TCI);
 pub(crate) const HASH_RSS: Field<u32> = Field::at(sys::XD_MBUF_HASH_RSS);
 /// Bytes of this segment's buffer, headroom included.
 pub(crate) const BUF_LEN: Field<u16> = Field::at(sys::XD_MBUF_BUF_LEN);

@@ -3,13 +3,14 @@
 //! Guide: DPDK Programmer's Guide 22.11, "Mbuf Library". A packet is a chain of segments; header code looks at the
 //! first only, which holds the whole packet unless a driver was told to scatter.
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::slice;
 
 use dpdk_sys as sys;
 
 use crate::layout::{
-    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT, VLAN_TCI,
+    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT,
 };
 
 /// A packet in a DPDK buffer. Dropping it gives the buffer back to its pool.
@@ -67,7 +68,7 @@ impl Mbuf {
 
     /// The bytes of each segment in turn.
     pub fn segments(&self) -> Segments<'_> {
-        Segments { next: Some(Segment(self.0)), mbuf: self }
+        Segments { next: Some(Segment(self.0)), _mbuf: PhantomData }
     }
 
     /// The id of the port it was received on; `u16::MAX` when none.
@@ -87,13 +88,6 @@ impl Mbuf {
     #[inline]
     pub fn rss_hash(&self) -> Option<u32> {
         (self.read(&OL_FLAGS) & sys::XD_RX_RSS_HASH != 0).then(|| self.read(&HASH_RSS))
-    }
-
-    /// The VLAN tag (priority, DEI, id; host order) that the receiving side took out of the packet's bytes, where it
-    /// did. On af_packet the kernel does so to every tagged frame.
-    #[inline]
-    pub fn stripped_vlan_tci(&self) -> Option<u16> {
-        (self.read(&OL_FLAGS) & sys::XD_RX_VLAN_STRIPPED != 0).then(|| self.read(&VLAN_TCI))
     }
 
     /// Brings the mbuf's own fields towards the cache.
@@ -248,7 +242,7 @@ impl Drop for Mbuf {
 #[derive(Debug)]
 pub struct Segments<'a> {
     next: Option<Segment>,
-    mbuf: &'a Mbuf,
+    _mbuf: PhantomData<&'a Mbuf>,
 }
 
 impl<'a> Iterator for Segments<'a> {
@@ -257,7 +251,6 @@ impl<'a> Iterator for Segments<'a> {
     fn next(&mut self) -> Option<&'a [u8]> {
         let segment = self.next?;
         self.next = segment.next();
-        let _borrowed: &'a Mbuf = self.mbuf;
         // SAFETY: the segment belongs to the mbuf borrowed for 'a; see `Segment::start` for the bounds.
         Some(unsafe { slice::from_raw_parts(segment.start(), segment.len()) })
     }
