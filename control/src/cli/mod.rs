@@ -4,6 +4,9 @@
 use clap::{Parser, Subcommand};
 
 mod check;
+mod replay;
+mod run;
+mod status;
 
 /// A layer-4 load balancer on DPDK
 #[derive(Debug, Parser)]
@@ -16,6 +19,9 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Check),
+    Replay(replay::Replay),
+    Run(run::Run),
+    Status(status::Status),
 }
 
 impl Cli {
@@ -27,6 +33,9 @@ impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Check(check) => check.run(),
+            Command::Replay(replay) => replay.run(),
+            Command::Run(run) => run.run(),
+            Command::Status(status) => status.run(),
         }
     }
 }

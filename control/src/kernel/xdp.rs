@@ -40,7 +40,9 @@ impl XdpGuard {
             .spawn();
         match spawned {
             Ok(child) => Ok(Self { child }),
-            Err(source) => Err(KernelError::Io { what: format!("watch over the XDP program of {ifname}"), source }),
+            Err(source) => {
+                Err(KernelError::Io { what: format!("watch over the XDP program of {ifname}"), source })
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::fs;
 use std::path::Path;
 
+pub mod build;
 mod check;
 mod checked;
 mod device;
@@ -15,6 +16,7 @@ mod error;
 mod fields;
 mod file;
 mod near;
+pub mod slots;
 #[cfg(test)]
 mod tests;
 mod values;

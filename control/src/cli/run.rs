@@ -1,0 +1,46 @@
+//! `crossdock run`: the load balancer, in the foreground.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use control::director::{self, Options};
+
+/// Run the load balancer in the foreground
+///
+/// SIGHUP reads the rules again, all or nothing; SIGTERM and SIGINT stop it with a summary.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The rules
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+    /// Stop after this time (5s, 2m)
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    duration: Option<Duration>,
+    /// Stop when no packet has moved for this long (500ms): for captures, which end
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    until_idle: Option<Duration>,
+    /// How the summary at the end is printed; json is one line, the last of stdout
+    #[arg(long, value_enum, default_value_t = Summary::Text)]
+    summary: Summary,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Summary {
+    Text,
+    Json,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> anyhow::Result<()> {
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+        let Self { config, duration, until_idle, summary } = self;
+        let report = director::run(&Options { rules: config, duration, until_idle })?;
+        match summary {
+            Summary::Text => print!("{report}"),
+            Summary::Json => println!("{}", serde_json::to_string(&report).context("the summary")?),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,173 @@
+//! What the rules ask of the kernel: interfaces hidden from it, twins with addresses, next hops read from it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use anyhow::Context;
+use dataplane::index::PortIndex;
+use dataplane::wire::ethernet::MacAddress;
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::kernel::{
+    self, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted, XdpGuard,
+};
+use crate::launch::PortHandle;
+use crate::rules::build::NextHops;
+use crate::rules::{Announce, Device, Port, Rules};
+
+/// What must be in place before the ports open and go after they close.
+#[derive(Debug, Default)]
+pub(super) struct Guards {
+    shields: Vec<Shield>,
+    xdp: Vec<XdpGuard>,
+}
+
+impl Guards {
+    /// Hides `af_packet` interfaces from the kernel, watches over the XDP programs of `af_xdp` ones, brings both up.
+    pub(super) async fn install(rules: &Rules) -> anyhow::Result<Self> {
+        let mut guards = Self::default();
+        for port in &rules.ports {
+            let what = || format!("[[port]] {}: device \"{}\"", port.name, port.device);
+            match &port.device {
+                Device::AfPacket { interface } => {
+                    let shield = Shield::install(&kernel::connect()?, interface).await.with_context(what)?;
+                    if !shield.covers_egress() {
+                        info!(
+                            "port {}: this kernel may send a few packets of its own by {interface}",
+                            port.name
+                        );
+                    }
+                    guards.shields.push(shield);
+                }
+                Device::AfXdp { interface } => {
+                    let handle = kernel::connect()?;
+                    let link = kernel::link::find(&handle, interface).await.with_context(what)?;
+                    kernel::link::bring_up(&handle, &link, None).await.with_context(what)?;
+                    guards.xdp.push(XdpGuard::install(interface).with_context(what)?);
+                }
+                _ => {}
+            }
+        }
+        Ok(guards)
+    }
+
+    /// Takes everything away.
+    pub(super) async fn remove(self) {
+        for shield in self.shields {
+            if let Err(reason) = shield.remove().await {
+                warn!("{reason}");
+            }
+        }
+    }
+}
+
+/// Twins and the watch over next hops; empty where no port has a twin.
+#[derive(Default)]
+pub(super) struct KernelSide {
+    twins: Vec<(usize, Twin)>,
+    neighbours: Option<Neighbours>,
+    rows: Option<watch::Receiver<Arc<KernelNextHops>>>,
+}
+
+impl KernelSide {
+    /// Puts addresses on the twins and starts to watch next hops.
+    pub(super) async fn start(
+        &mut self,
+        rules: &Rules,
+        ports: &[PortHandle],
+        targets: BTreeSet<Ipv4Addr>,
+    ) -> anyhow::Result<()> {
+        for (index, (port, handle)) in rules.ports.iter().zip(ports).enumerate() {
+            let Some(ifname) = &handle.twin_ifname else { continue };
+            let what = || format!("[[port]] {}: its kernel twin {ifname}", port.name);
+            let settings = settings(port, rules, handle.mtu);
+            let twin = Twin::configure(kernel::connect()?, ifname, settings).await.with_context(what)?;
+            twin.warnings().iter().for_each(|warning| warn!("port {}: {warning}", port.name));
+            self.twins.push((index, twin));
+        }
+        if !self.twins.is_empty() {
+            let wanted = self.wanted(rules, targets);
+            let neighbours = Neighbours::start(wanted, Refresh::of_this_kernel())
+                .await
+                .context("the kernel's neighbours")?;
+            self.rows = Some(neighbours.next_hops());
+            self.neighbours = Some(neighbours);
+        }
+        Ok(())
+    }
+
+    /// Follows a change of rules: VIPs on the twins, next hops to watch.
+    pub(super) async fn follow(&mut self, rules: &Rules, targets: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+        for (index, twin) in &mut self.twins {
+            let port = &rules.ports[*index];
+            twin.sync_vips(&vips(rules))
+                .await
+                .with_context(|| format!("[[port]] {}: VIPs on its twin", port.name))?;
+        }
+        let wanted = self.wanted(rules, targets);
+        if let Some(neighbours) = &self.neighbours {
+            neighbours.set_wanted(wanted);
+        }
+        Ok(())
+    }
+
+    fn wanted(&self, rules: &Rules, mut targets: BTreeSet<Ipv4Addr>) -> Wanted {
+        for neighbour in &rules.neighbours {
+            targets.remove(&neighbour.address);
+        }
+        let ports: BTreeMap<_, _> = self.twins.iter().map(|(index, twin)| (twin.ifindex(), *index)).collect();
+        Wanted { ports, targets }
+    }
+
+    /// Waits until the kernel's view of the next hops has changed; for ever where nothing is watched.
+    pub(super) async fn changed(&mut self) {
+        let changed = match &mut self.rows {
+            Some(rows) => rows.changed().await.is_ok(),
+            None => false,
+        };
+        if !changed {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// The next hops that are known now.
+    pub(super) fn next_hops(&mut self) -> NextHops {
+        let Some(rows) = &mut self.rows else { return NextHops::new() };
+        let rows = Arc::clone(&rows.borrow_and_update());
+        let known = rows.iter().filter_map(|(target, row)| Some((*target, row.as_ref().ok()?)));
+        known.map(|(target, hop)| (target, (PortIndex(hop.port_index as u16), MacAddress(hop.mac)))).collect()
+    }
+
+    /// Why targets have no next hop now, a sentence each.
+    pub(super) fn unresolved(&self) -> BTreeMap<Ipv4Addr, String> {
+        let Some(rows) = &self.rows else { return BTreeMap::new() };
+        let rows = Arc::clone(&rows.borrow());
+        rows.iter().filter_map(|(target, row)| Some((*target, row.as_ref().err()?.to_string()))).collect()
+    }
+
+    /// Takes back what was put into the kernel.
+    pub(super) async fn stop(&mut self) {
+        self.rows = None;
+        if let Some(neighbours) = self.neighbours.take() {
+            neighbours.stop().await;
+        }
+        self.twins.clear();
+    }
+}
+
+fn settings(port: &Port, rules: &Rules, mtu: u16) -> TwinSettings {
+    TwinSettings {
+        addresses: port.addresses.clone(),
+        vips: vips(rules),
+        local_addresses: port.local_addresses.clone(),
+        mtu: Some(u32::from(mtu)),
+    }
+}
+
+/// The VIPs that Crossdock itself announces, each once.
+fn vips(rules: &Rules) -> Vec<IpAddr> {
+    let announced = rules.services.iter().filter(|service| service.announce == Announce::Arp);
+    announced.map(|service| IpAddr::V4(service.vip)).collect::<BTreeSet<_>>().into_iter().collect()
+}

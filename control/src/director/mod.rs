@@ -1,0 +1,176 @@
+//! The process behind `crossdock run`: brings everything up, keeps the workers' rules in step with the file and with
+//! the kernel's neighbours, and takes everything down again.
+//!
+//! One tokio runtime on one thread; the workers and the slow path are threads of their own ([`crate::launch`]) and
+//! never wait for it.
+
+mod kernel_side;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tracing::{error, info, warn};
+
+use crate::api::server::Socket;
+use crate::launch::{self, Running};
+use crate::report::Report;
+use crate::rules::{Diff, Rules};
+use kernel_side::{Guards, KernelSide};
+use state::{Director, Shared};
+
+/// How `crossdock run` was asked to run.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The rules file, read again at SIGHUP.
+    pub rules: PathBuf,
+    /// Stop after this time.
+    pub duration: Option<Duration>,
+    /// Stop when no port has moved a packet for this long.
+    pub until_idle: Option<Duration>,
+}
+
+/// How often threads and traffic are looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// Runs until told to stop; returns what was counted.
+///
+/// # Errors
+/// Whatever kept it from starting, or stopped it.
+pub fn run(options: &Options) -> anyhow::Result<Report> {
+    let rules = Rules::load(&options.rules)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(direct(options, rules))
+}
+
+struct Signals {
+    hangup: Signal,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+}
+
+async fn direct(options: &Options, rules: Rules) -> anyhow::Result<Report> {
+    // From here on a signal ends the process in order.
+    let mut signals = Signals::listen()?;
+    let mut socket = Socket::bind(&rules.control.socket)?;
+    let guards = Guards::install(&rules).await?;
+    let running = launch::launch(&rules)?;
+    announce(&running);
+    let mut director = Director::new(running, rules, KernelSide::default()).await?;
+    director.start().await?;
+    if let Some(serve) = socket.serve(Shared::clone(director.shared())) {
+        tokio::spawn(serve);
+    }
+    info!("ready: {}", director.describe());
+    let ended = watch(options, &mut director, &mut signals).await;
+    let report = director.stop().await;
+    guards.remove().await;
+    ended?;
+    report
+}
+
+fn announce(running: &Running) {
+    for port in &running.ports {
+        let twin =
+            port.twin_ifname.as_deref().map(|twin| format!(", kernel twin {twin}")).unwrap_or_default();
+        info!("port {}: {}, MAC {}, MTU {}{twin}", port.name, port.device.name(), port.facts.mac, port.mtu);
+    }
+    for (index, worker) in running.workers.iter().enumerate() {
+        let (core, capacity, backing) = (worker.core, worker.table_capacity, worker.table_backing);
+        info!("worker {index}: core {core}, {capacity} flow entries on {backing:?} memory");
+    }
+    info!("DPDK memory: {:?}", running.memory);
+}
+
+/// Everything that happens while it runs.
+async fn watch(options: &Options, director: &mut Director, signals: &mut Signals) -> anyhow::Result<()> {
+    let end = sleep(options.duration.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(u32::MAX.into())));
+    tokio::pin!(end);
+    let mut look = interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut traffic = Traffic::now(director);
+    loop {
+        tokio::select! {
+            _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
+            _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
+            () = &mut end, if options.duration.is_some() => return Ok(()),
+            _ = signals.hangup.recv() => reload(options, director).await,
+            () = director.next_hops_changed() => director.follow_next_hops().await,
+            _ = look.tick() => {
+                if director.has_lost_a_thread() {
+                    bail!("a thread of the data path has ended; see the messages above");
+                }
+                if options.until_idle.is_some_and(|quiet| traffic.is_idle_for(director, quiet)) {
+                    return Ok(());
+                }
+            }
+        }
+    }
+}
+
+/// All or nothing: a file with an error, or with a change that needs a restart, leaves the running rules in force.
+async fn reload(options: &Options, director: &mut Director) {
+    match try_reload(options, director).await {
+        Ok(diff) if diff.is_empty() => info!("reload: nothing has changed"),
+        Ok(diff) => info!("reload: in force as revision {}:\n{diff}", director.revision()),
+        Err(reason) => match reason.downcast_ref::<crate::rules::Diagnostics>() {
+            Some(diagnostics) => {
+                error!("reload refused, the running rules stay in force:\n{}", diagnostics.plain())
+            }
+            None => error!("reload refused, the running rules stay in force: {reason:#}"),
+        },
+    }
+}
+
+async fn try_reload(options: &Options, director: &mut Director) -> anyhow::Result<Diff> {
+    let rules = Rules::load(&options.rules)?;
+    let diff = Diff::between(&director.rules(), &rules);
+    if !diff.needs_restart.is_empty() {
+        bail!("a restart is needed for: {}", diff.needs_restart.join("; "));
+    }
+    let before = director.rules();
+    if let Err(reason) = director.apply(Arc::new(rules)).await {
+        if let Err(second) = director.apply(before).await {
+            warn!("putting the rules before back in force: {second:#}");
+        }
+        return Err(reason).context("the new rules could not be put in force");
+    }
+    Ok(diff)
+}
+
+/// Whether packets move.
+struct Traffic {
+    packets: u64,
+    since: Instant,
+}
+
+impl Traffic {
+    fn now(director: &Director) -> Self {
+        Self { packets: director.packets_moved(), since: Instant::now() }
+    }
+
+    fn is_idle_for(&mut self, director: &Director, quiet: Duration) -> bool {
+        let packets = director.packets_moved();
+        if packets != self.packets {
+            *self = Self { packets, since: Instant::now() };
+        }
+        self.since.elapsed() >= quiet
+    }
+}
+
+/// The rules in force.
+type SharedRules = Arc<Rules>;

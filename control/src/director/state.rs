@@ -1,0 +1,247 @@
+//! The rules in force and everything that follows from them; changed by one transaction at a time.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use dataplane::counters::WorkerCounters;
+use dataplane::index::PortIndex;
+use tokio::time::sleep;
+use tracing::{info, warn};
+
+use super::SharedRules;
+use super::kernel_side::KernelSide;
+use crate::api::server::Reporter;
+use crate::launch::Running;
+use crate::report::{self, Accounts, Report};
+use crate::rules::Rules;
+use crate::rules::build::{Builder, Built, NextHops, static_next_hops};
+use crate::rules::slots::Census;
+
+/// How long workers may take to take up rules. They do so between two bursts.
+const TAKE_UP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What the API reads while the director works.
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Inner>>);
+
+struct Inner {
+    started: Instant,
+    rules: SharedRules,
+    builder: Builder,
+    accounts: Accounts,
+    counters: Vec<Arc<WorkerCounters>>,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reporter for Shared {
+    fn report(&self) -> Report {
+        let inner = self.lock();
+        let workers: Vec<_> = inner.counters.iter().map(AsRef::as_ref).collect();
+        let seconds = inner.started.elapsed().as_secs_f64();
+        report::report(seconds, &inner.rules, &inner.builder, &inner.accounts, &workers)
+    }
+}
+
+/// A running data path and the rules it follows.
+pub(super) struct Director {
+    running: Running,
+    shared: Shared,
+    kernel: KernelSide,
+    next_hops: NextHops,
+}
+
+impl Director {
+    /// Takes over a data path that knows no rules yet.
+    pub(super) async fn new(running: Running, rules: Rules, kernel: KernelSide) -> anyhow::Result<Self> {
+        let facts = running.ports.iter().map(|port| port.facts).collect();
+        let inner = Inner {
+            started: Instant::now(),
+            rules: Arc::new(rules),
+            builder: Builder::new(facts, running.workers.len() as u16),
+            accounts: Accounts::default(),
+            counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
+        };
+        let next_hops = NextHops::new();
+        Ok(Self { running, shared: Shared(Arc::new(Mutex::new(inner))), kernel, next_hops })
+    }
+
+    /// Puts the first rules in force, then tells the network where the VIPs are.
+    pub(super) async fn start(&mut self) -> anyhow::Result<()> {
+        let rules = self.rules();
+        self.next_hops = static_next_hops(&rules);
+        self.publish(&rules).await?;
+        let targets = self.targets();
+        self.kernel.start(&rules, &self.running.ports, targets).await?;
+        self.follow_next_hops().await;
+        self.wait_until_in_force().await
+    }
+
+    /// Puts `rules` in force.
+    pub(super) async fn apply(&mut self, rules: SharedRules) -> anyhow::Result<()> {
+        self.next_hops = self.known_next_hops(&rules);
+        self.publish(&rules).await?;
+        self.wait_until_in_force().await?;
+        self.running.slow_path_limits.set(&rules.slow_path);
+        let targets = self.targets();
+        self.kernel.follow(&rules, targets).await
+    }
+
+    /// Waits for news of the next hops.
+    pub(super) async fn next_hops_changed(&mut self) {
+        self.kernel.changed().await;
+    }
+
+    /// Brings the workers' next hops in step with the kernel's.
+    pub(super) async fn follow_next_hops(&mut self) {
+        let rules = self.rules();
+        let known = self.known_next_hops(&rules);
+        if known == self.next_hops {
+            return;
+        }
+        self.tell_changes(&known);
+        self.next_hops = known;
+        if let Err(reason) = self.publish(&rules).await {
+            warn!("next hops: {reason:#}");
+        }
+    }
+
+    fn known_next_hops(&mut self, rules: &Rules) -> NextHops {
+        let mut known = self.kernel.next_hops();
+        // What the rules say by hand goes before what the kernel says.
+        known.extend(static_next_hops(rules));
+        known
+    }
+
+    fn tell_changes(&self, known: &NextHops) {
+        let ports = &self.running.ports;
+        let name = |port: &PortIndex| ports.get(port.as_usize()).map_or("?", |port| port.name.as_str());
+        for (target, (port, mac)) in known {
+            if self.next_hops.get(target) != Some(&(*port, *mac)) {
+                info!("next hop of {target}: {mac} by port {}", name(port));
+            }
+        }
+        let unresolved = self.kernel.unresolved();
+        for target in self.next_hops.keys().filter(|target| !known.contains_key(target)) {
+            let why = unresolved.get(target).map_or("no longer asked for", String::as_str);
+            warn!("next hop of {target} is lost: {why}");
+        }
+    }
+
+    /// Builds the next ruleset and sends it to every worker.
+    async fn publish(&mut self, rules: &SharedRules) -> anyhow::Result<()> {
+        let built = {
+            let mut inner = self.shared.lock();
+            let mut builder = inner.builder.clone();
+            let built = builder.build(rules, &self.next_hops, &self.running)?;
+            let counters = inner.counters.clone();
+            let workers: Vec<_> = counters.iter().map(AsRef::as_ref).collect();
+            inner.accounts.note(&built, &builder, &workers);
+            inner.builder = builder;
+            inner.rules = Arc::clone(rules);
+            built
+        };
+        self.send(&built).await
+    }
+
+    async fn send(&self, built: &Built) -> anyhow::Result<()> {
+        let started = Instant::now();
+        for worker in &self.running.workers {
+            let mut publication = built.publication();
+            while let Err(refused) = worker.rules.publish(publication) {
+                if started.elapsed() > TAKE_UP_PATIENCE {
+                    bail!(
+                        "the worker on core {} has not taken up rules for {TAKE_UP_PATIENCE:?}",
+                        worker.core
+                    );
+                }
+                publication = refused;
+                sleep(Duration::from_millis(1)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn wait_until_in_force(&self) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let wanted = self.shared.lock().builder.last().revision;
+        while self.running.revision_in_force() < wanted {
+            if started.elapsed() > TAKE_UP_PATIENCE || self.has_lost_a_thread() {
+                bail!("not every worker has taken up revision {wanted} of the rules");
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.running.workers.iter().for_each(|worker| worker.rules.free_retired());
+        Ok(())
+    }
+
+    /// Addresses that packets are sent to: of all backends, those whose connections still end included.
+    fn targets(&self) -> BTreeSet<Ipv4Addr> {
+        let inner = self.shared.lock();
+        let backends = inner.builder.last().backends.iter().enumerate();
+        let wanted = backends.filter(|(slot, _)| {
+            inner.builder.backends().is_live(*slot) || self.running.open_connections(*slot) > 0
+        });
+        wanted.map(|(_, backend)| backend.address).collect()
+    }
+
+    /// The rules in force.
+    pub(super) fn rules(&self) -> SharedRules {
+        Arc::clone(&self.shared.lock().rules)
+    }
+
+    /// The revision built last.
+    pub(super) fn revision(&self) -> u64 {
+        self.shared.lock().builder.last().revision
+    }
+
+    /// What the API may read.
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// One line about the rules.
+    pub(super) fn describe(&self) -> String {
+        let rules = self.rules();
+        let backends: usize = rules.services.iter().map(|service| service.backends.len()).sum();
+        let count = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        format!(
+            "{}, {}, {}; status: crossdock status --socket {}",
+            count(rules.services.len(), "service"),
+            count(backends, "backend"),
+            count(self.running.workers.len(), "worker"),
+            rules.control.socket.display()
+        )
+    }
+
+    /// Whether a thread of the data path has ended.
+    pub(super) fn has_lost_a_thread(&self) -> bool {
+        self.running.has_lost_a_thread()
+    }
+
+    /// Packets received and sent by all ports.
+    pub(super) fn packets_moved(&self) -> u64 {
+        let of_port = |counters: &WorkerCounters, port: usize| {
+            let port = counters.port(PortIndex(port as u16));
+            port.rx.packets.value() + port.tx.packets.value()
+        };
+        let ports = 0..self.running.ports.len();
+        let of_worker =
+            |counters: &WorkerCounters| ports.clone().map(|port| of_port(counters, port)).sum::<u64>();
+        self.running.workers.iter().map(|worker| of_worker(&worker.counters)).sum()
+    }
+
+    /// Stops everything; returns what was counted.
+    pub(super) async fn stop(mut self) -> anyhow::Result<Report> {
+        self.kernel.stop().await;
+        self.running.stop()?;
+        Ok(self.shared.report())
+    }
+}

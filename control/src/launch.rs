@@ -1,0 +1,448 @@
+//! Brings the data path up: DPDK, memory, ports, rings, one pinned thread a worker, one for the slow path.
+//!
+//! Nothing here decides where a packet goes; when it is done the workers poll, without rules yet.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use anyhow::{Context, anyhow, bail};
+use cpu::Backing;
+use dataplane::counters::WorkerCounters;
+use dataplane::flow::{FlowTable, HashSecret};
+use dataplane::index::{PORTS_MAX, PortIndex, WORKERS_MAX, WorkerIndex};
+use dataplane::line::LineState;
+use dataplane::wire::ethernet::MacAddress;
+use dataplane::worker::{Idle, RulesQueue, Worker};
+use dpdk::ring::{self, Consumer, Producer};
+use dpdk::{DATA_ROOM_BYTES_DEFAULT, Eal, Mempool, Port, PortConfig};
+use nix::sys::signal::SigSet;
+use tracing::warn;
+
+use crate::clock::TimestampClock;
+use crate::device::{PortShare, Transmit, WorkerDevice};
+use crate::memory::{self, Chosen};
+use crate::ports::{self, DESCRIPTORS, OpenPort};
+use crate::rules::build::PortFacts;
+use crate::rules::slots::Census;
+use crate::rules::{self, Rules, Workers};
+use crate::slow_path::{Limits, SlowPath, SlowPathCounters, TwinPort, signals};
+
+/// Mbufs in a ring between two threads: some bursts of each of their sources.
+const RING_SIZE: u32 = 1_024;
+/// Mbufs a thread keeps in its own mempool cache.
+const CACHE_SIZE: u32 = 256;
+/// Twins' interfaces are called this and the port's name.
+const TWIN_PREFIX: &str = "xd-";
+
+/// A running worker.
+#[derive(Debug)]
+pub struct WorkerHandle {
+    /// The core it is pinned to.
+    pub core: usize,
+    /// What it counts.
+    pub counters: Arc<WorkerCounters>,
+    /// Where it takes its rules from.
+    pub rules: RulesQueue,
+    /// What its flow table stands on.
+    pub table_backing: Backing,
+    /// Entries of its flow table.
+    pub table_capacity: u32,
+    /// `None` once it was joined.
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A port in service.
+#[derive(Debug)]
+pub struct PortHandle {
+    /// Its name in the rules.
+    pub name: String,
+    /// What the line knows of it.
+    pub facts: PortFacts,
+    /// Largest layer-3 packet in bytes.
+    pub mtu: u16,
+    /// The interface of its kernel twin.
+    pub twin_ifname: Option<String>,
+    /// DPDK's view of it.
+    pub device: Port,
+}
+
+/// A data path in service.
+#[derive(Debug)]
+pub struct Running {
+    /// In the order of the rules.
+    pub ports: Vec<PortHandle>,
+    /// By [`WorkerIndex`].
+    pub workers: Vec<WorkerHandle>,
+    /// Rates of the slow path's classes.
+    pub slow_path_limits: Arc<Limits>,
+    /// What the slow path counts.
+    pub slow_path_counters: Arc<SlowPathCounters>,
+    /// What DPDK's memory stands on.
+    pub memory: Chosen,
+    slow_path: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Running {
+    /// Stops and joins every thread; the ports close with them. What was counted stays readable.
+    ///
+    /// # Errors
+    /// When a thread panicked.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in &mut self.workers {
+            let joined = worker.thread.take().map(JoinHandle::join);
+            joined.transpose().map_err(|_| anyhow!("the worker on core {} panicked", worker.core))?;
+        }
+        if let Some(slow_path) = self.slow_path.take() {
+            slow_path.join().map_err(|_| anyhow!("the slow path panicked"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether a thread has ended that should not have.
+    pub fn has_lost_a_thread(&self) -> bool {
+        self.workers.iter().filter_map(|worker| worker.thread.as_ref()).any(JoinHandle::is_finished)
+            || self.slow_path.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+}
+
+impl Census for Running {
+    fn revision_in_force(&self) -> u64 {
+        self.workers.iter().map(|worker| worker.counters.revision.value()).min().unwrap_or(0)
+    }
+
+    fn open_connections(&self, backend_slot: usize) -> u64 {
+        let index = dataplane::index::BackendIndex(backend_slot as u32);
+        let of_worker = |worker: &WorkerHandle| {
+            let backend = worker.counters.backend(index);
+            // Closed is read first: a connection counted in between shows as open, never the other way.
+            let closed = backend.closed.value();
+            backend.opened.value().saturating_sub(closed)
+        };
+        self.workers.iter().map(of_worker).sum()
+    }
+}
+
+/// The cores of the workers, and the one that control keeps if there is one left for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// One a worker.
+    pub workers: Vec<usize>,
+    /// For control and the slow path.
+    pub control: usize,
+}
+
+/// Shares the cores this process may use.
+///
+/// # Errors
+/// When the rules name a core that is not among them, or more workers than there can be.
+pub fn share_cores(wanted: &Workers, allowed: &[usize]) -> anyhow::Result<Cores> {
+    let first = *allowed.first().context("this process may run on no core at all")?;
+    let workers = match wanted {
+        Workers::Auto if allowed.len() == 1 => vec![first],
+        Workers::Auto => allowed[1..].iter().copied().take(WORKERS_MAX).collect(),
+        Workers::Cores(cores) => cores.clone(),
+    };
+    if let Some(core) = workers.iter().find(|core| !allowed.contains(core)) {
+        bail!("[dataplane] workers: core {core} is not among the cores this process may use, {allowed:?}");
+    }
+    if workers.len() > WORKERS_MAX {
+        bail!("[dataplane] workers: {} workers; at most {WORKERS_MAX} are possible", workers.len());
+    }
+    let control = allowed.iter().copied().find(|core| !workers.contains(core)).unwrap_or(first);
+    Ok(Cores { workers, control })
+}
+
+/// Starts everything for `rules`.
+///
+/// # Errors
+/// Whatever could not be had, with the rule that asked for it.
+pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
+    if rules.ports.len() > PORTS_MAX {
+        bail!("{} ports; at most {PORTS_MAX} are possible", rules.ports.len());
+    }
+    let allowed =
+        affinity::get_thread_affinity().map_err(|error| anyhow!("which cores may be used: {error}"))?;
+    let cores = share_cores(&rules.dataplane.workers, &allowed)?;
+    let worker_count = cores.workers.len() as u16;
+    let mbuf_count = mbuf_count(rules, u32::from(worker_count));
+    let memory = memory::choose(rules.dataplane.memory, mbuf_count)?;
+    // Before EAL starts threads of its own: they inherit what is blocked here.
+    signals::block();
+    let eal = Eal::init(&eal_arguments(rules, &cores, memory, mbuf_count)).context("DPDK does not start")?;
+    let pool = Mempool::create(&eal, "packets", mbuf_count, CACHE_SIZE, DATA_ROOM_BYTES_DEFAULT, None)?;
+    let mut launch = Launch { eal, pool, worker_count, twins: Vec::new(), shares: Vec::new() };
+    launch.shares.resize_with(usize::from(worker_count), Vec::new);
+    let mut ports = Vec::new();
+    for (index, port) in rules.ports.iter().enumerate() {
+        ports.push(launch.open(PortIndex(index as u16), port)?);
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let slow_path_limits = Arc::new(Limits::new(&rules.slow_path));
+    let slow_path_counters = Arc::new(SlowPathCounters::default());
+    let macs: Vec<_> = ports.iter().map(|port: &PortHandle| port.facts.mac).collect();
+    let twins = std::mem::take(&mut launch.twins);
+    let workers = launch.start_workers(rules, &cores.workers, &macs, &stop)?;
+    let slow_path = (!twins.is_empty()).then(|| {
+        let mut slow_path =
+            SlowPath::new(twins, Arc::clone(&slow_path_limits), Arc::clone(&slow_path_counters));
+        let (eal, stop, core) = (launch.eal.clone(), Arc::clone(&stop), cores.control);
+        let run = move || {
+            // Beside control, not on a worker's core. Where it may not be pinned it runs all the same.
+            let _ = affinity::set_thread_affinity([core]);
+            // Unregistered it works too, with every mbuf from the pool's common ring.
+            let _registration =
+                dpdk::thread::register(&eal).map_err(|reason| warn!("the slow path: {reason}"));
+            slow_path.run(&stop);
+        };
+        thread::Builder::new().name("slow-path".into()).spawn(run)
+    });
+    let slow_path = slow_path.transpose()?;
+    Ok(Running { ports, workers, slow_path_limits, slow_path_counters, memory, slow_path, stop })
+}
+
+fn eal_arguments(rules: &Rules, cores: &Cores, memory: Chosen, mbuf_count: u32) -> Vec<String> {
+    let mut arguments = vec!["-l".into(), cores.control.to_string(), "--no-telemetry".into()];
+    // A prefix of its own, so that several run side by side.
+    arguments.push(format!("--file-prefix=crossdock-{}", std::process::id()));
+    arguments.extend(memory::eal_arguments(memory, mbuf_count));
+    arguments.extend(ports::eal_arguments(&rules.ports));
+    arguments
+}
+
+/// Mbufs that can be out at once: every place that can hold one, added up, and a quarter to spare.
+fn mbuf_count(rules: &Rules, workers: u32) -> u32 {
+    let ports = rules.ports.len() as u32;
+    let twins = rules.ports.iter().filter(|port| port.kernel).count() as u32;
+    let descriptors = 2 * u32::from(DESCRIPTORS);
+    let in_queues = descriptors * (ports * workers + twins);
+    let in_rings =
+        RING_SIZE * (workers * workers.saturating_sub(1) + (workers + 1) * twins + workers * ports);
+    // A cache holds half as much again before it gives back (Mempool Library, "Local Cache").
+    let in_caches = (workers + 2) * CACHE_SIZE * 3 / 2;
+    let in_bursts = (workers + 1) * 32 * (2 * ports + workers + 2);
+    let sum = in_queues + in_rings + in_caches + in_bursts;
+    // Best one less than a power of two (rte_mempool_create).
+    (sum + sum / 4).next_power_of_two() - 1
+}
+
+/// Parts on their way to their threads.
+struct Launch {
+    eal: Eal,
+    pool: Mempool,
+    worker_count: u16,
+    twins: Vec<TwinPort>,
+    /// By worker, then by port.
+    shares: Vec<Vec<PortShare>>,
+}
+
+impl Launch {
+    fn channel(&self, name: &str) -> anyhow::Result<(Producer, Consumer)> {
+        Ok(ring::channel(&self.eal, name, RING_SIZE)?)
+    }
+
+    /// Opens a port, shares its queues out, and gives it its twin.
+    fn open(&mut self, index: PortIndex, port: &rules::Port) -> anyhow::Result<PortHandle> {
+        let OpenPort { port: device, rx, tx, facts, mtu } =
+            ports::open(&self.eal, port, self.worker_count, &self.pool)?;
+        let mut to_first = Vec::new();
+        let (mut rx, mut tx) = (rx.into_iter(), tx.into_iter());
+        for worker in 0..usize::from(self.worker_count) {
+            let tx = match tx.next() {
+                Some(queue) => Transmit::Queue(queue),
+                None => {
+                    let (producer, consumer) = self.channel(&format!("tx.{}.{worker}", index.0))?;
+                    to_first.push(consumer);
+                    Transmit::Ring(producer)
+                }
+            };
+            self.shares[worker].push(PortShare { rx: rx.next(), tx, from_others: Vec::new(), to_twin: None });
+        }
+        let twin_ifname =
+            if port.kernel { Some(self.open_twin(index, port, facts.mac, &mut to_first)?) } else { None };
+        if let Some(share) = self.shares[0].last_mut() {
+            share.from_others = to_first;
+        }
+        Ok(PortHandle { name: port.name.clone(), facts, mtu, twin_ifname, device })
+    }
+
+    /// Makes the TAP that carries the port's MAC, and the rings between the workers and it.
+    fn open_twin(
+        &mut self,
+        index: PortIndex,
+        port: &rules::Port,
+        mac: MacAddress,
+        to_first: &mut Vec<Consumer>,
+    ) -> anyhow::Result<String> {
+        let ifname = format!("{TWIN_PREFIX}{}", port.name);
+        let what = || format!("[[port]] {}: kernel = true: the TAP {ifname}", port.name);
+        let devargs = format!("net_tap_twin_{},iface={ifname},mac={mac}", port.name);
+        let mut device = Port::attach(&self.eal, &devargs).with_context(what)?;
+        device.configure(&PortConfig::default(), &self.pool).with_context(what)?;
+        let (mut rx, mut tx) = device.start().with_context(what)?;
+        let (rx, tx) = rx.pop().zip(tx.pop()).with_context(what)?;
+        let mut from_workers = Vec::new();
+        for worker in 0..usize::from(self.worker_count) {
+            let (producer, consumer) = self.channel(&format!("punt.{}.{worker}", index.0))?;
+            from_workers.push(consumer);
+            if let Some(share) = self.shares[worker].last_mut() {
+                share.to_twin = Some(producer);
+            }
+        }
+        let (to_worker, consumer) = self.channel(&format!("twin.{}", index.0))?;
+        to_first.push(consumer);
+        self.twins.push(TwinPort { port: index, from_workers, to_worker, rx, tx });
+        Ok(ifname)
+    }
+
+    fn start_workers(
+        &mut self,
+        rules: &Rules,
+        cores: &[usize],
+        macs: &[MacAddress],
+        stop: &Arc<AtomicBool>,
+    ) -> anyhow::Result<Vec<WorkerHandle>> {
+        let (mut to_workers, mut from_workers) = self.steering_rings()?;
+        let mut handles = Vec::new();
+        for (worker, core) in cores.iter().enumerate() {
+            let ports = std::mem::take(&mut self.shares[worker]);
+            let (to, from) =
+                (std::mem::take(&mut to_workers[worker]), std::mem::take(&mut from_workers[worker]));
+            let start = WorkerStart {
+                device: WorkerDevice::new(ports, to, from),
+                worker: WorkerIndex(worker as u16),
+                core: *core,
+                eal: self.eal.clone(),
+                macs: macs.to_vec(),
+                max_flows: rules.dataplane.max_flows,
+                idle: idle(rules.dataplane.idle),
+                counters: Arc::new(WorkerCounters::default()),
+                rules: RulesQueue::default(),
+                stop: Arc::clone(stop),
+            };
+            handles.push(start_worker(start, memory_backing(rules))?);
+        }
+        Ok(handles)
+    }
+
+    /// A ring from every worker to every other: by sender, and by receiver.
+    fn steering_rings(&self) -> anyhow::Result<(Vec<Vec<Option<Producer>>>, Vec<Vec<Consumer>>)> {
+        let count = usize::from(self.worker_count);
+        let (mut to, mut from) = (Vec::new(), Vec::new());
+        to.resize_with(count, Vec::new);
+        from.resize_with(count, Vec::new);
+        for sender in 0..count {
+            for receiver in 0..count {
+                if sender == receiver {
+                    to[sender].push(None);
+                    continue;
+                }
+                let (producer, consumer) = self.channel(&format!("steer.{sender}.{receiver}"))?;
+                to[sender].push(Some(producer));
+                from[receiver].push(consumer);
+            }
+        }
+        Ok((to, from))
+    }
+}
+
+/// What a worker's thread starts with.
+struct WorkerStart {
+    device: WorkerDevice,
+    worker: WorkerIndex,
+    core: usize,
+    eal: Eal,
+    macs: Vec<MacAddress>,
+    max_flows: u32,
+    idle: Idle,
+    counters: Arc<WorkerCounters>,
+    rules: RulesQueue,
+    stop: Arc<AtomicBool>,
+}
+
+/// Starts the thread and waits until it polls.
+fn start_worker(start: WorkerStart, backing: Backing) -> anyhow::Result<WorkerHandle> {
+    let (core, counters, rules) = (start.core, Arc::clone(&start.counters), start.rules.clone());
+    let (ready, is_ready) = mpsc::sync_channel(1);
+    let name = format!("worker-{}", start.worker.0);
+    let thread = thread::Builder::new().name(name).spawn(move || run_worker(start, backing, &ready))?;
+    let (table_backing, table_capacity) = is_ready
+        .recv()
+        .unwrap_or_else(|_| Err(anyhow!("its thread ended")))
+        .with_context(|| format!("the worker on core {core} does not start"))?;
+    Ok(WorkerHandle { core, counters, rules, table_backing, table_capacity, thread: Some(thread) })
+}
+
+/// The worker's thread. Everything it will ever need is allocated on its own core before it says it is ready.
+fn run_worker(
+    start: WorkerStart,
+    backing: Backing,
+    ready: &mpsc::SyncSender<anyhow::Result<(Backing, u32)>>,
+) {
+    let WorkerStart { device, worker, core, eal, macs, max_flows, idle, counters, rules, stop } = start;
+    let prepare = || {
+        affinity::set_thread_affinity([core]).map_err(|error| anyhow!("core {core}: {error}"))?;
+        // net_tap's driver is woken by a real-time signal: its handler must not run on a worker.
+        SigSet::all().thread_block()?;
+        let registration = dpdk::thread::register(&eal)?;
+        let table = FlowTable::new(max_flows, backing, HashSecret::new([random(), random()]))
+            .with_context(|| format!("a flow table of {max_flows} entries ([dataplane] max_flows)"))?;
+        Ok((registration, table))
+    };
+    let (_registration, table) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            let _ = ready.send(Err(error));
+            return;
+        }
+    };
+    let told = (table.backing(), table.capacity());
+    let state = LineState::new(table, worker, &macs, random());
+    let mut worker = Worker::new(device, TimestampClock::start(), worker, state, counters, rules);
+    if ready.send(Ok(told)).is_ok() {
+        worker.run(&stop, idle);
+    }
+}
+
+/// 64 random bits: the standard library seeds its hashers from the system.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+fn idle(idle: rules::Idle) -> Idle {
+    match idle {
+        rules::Idle::Poll => Idle::Poll,
+        rules::Idle::Yield => Idle::Yield,
+        rules::Idle::Sleep => Idle::Sleep,
+    }
+}
+
+fn memory_backing(rules: &Rules) -> Backing {
+    match rules.dataplane.memory {
+        rules::Memory::Auto => Backing::Auto,
+        rules::Memory::Huge => Backing::Huge,
+        rules::Memory::Plain => Backing::Plain,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_leaves_the_first_core_to_control_unless_it_is_the_only_one() {
+        let cores = |wanted: &Workers, allowed: &[usize]| share_cores(wanted, allowed).unwrap();
+        assert_eq!(cores(&Workers::Auto, &[0, 1, 2]), Cores { workers: vec![1, 2], control: 0 });
+        assert_eq!(cores(&Workers::Auto, &[4]), Cores { workers: vec![4], control: 4 });
+        assert_eq!(cores(&Workers::Cores(vec![0]), &[0, 1]), Cores { workers: vec![0], control: 1 });
+        let error = share_cores(&Workers::Cores(vec![7]), &[0, 1]).unwrap_err();
+        assert!(
+            error.to_string().contains("core 7 is not among the cores this process may use, [0, 1]"),
+            "{error}"
+        );
+    }
+}
