@@ -94,6 +94,8 @@ pub struct CaptureReader {
     interfaces: Vec<Interface>,
     /// Packets read.
     packets: u64,
+    /// When the last of them was captured.
+    time: Duration,
 }
 
 impl CaptureReader {
@@ -111,7 +113,7 @@ impl CaptureReader {
             PcapError::ReadError => io::Error::last_os_error().into(),
             _ => CaptureError::NotACapture,
         })?;
-        Ok(Self { reader, unit_ns: 1_000, interfaces: Vec::new(), packets: 0 })
+        Ok(Self { reader, unit_ns: 1_000, interfaces: Vec::new(), packets: 0, time: Duration::ZERO })
     }
 
     /// The next packet; `None` at the end.
@@ -122,8 +124,16 @@ impl CaptureReader {
         let packet = self.packets + 1;
         loop {
             let (record_len, found) = match self.reader.next() {
-                Ok((record_len, block)) => {
-                    (record_len, read_block(block, &mut self.unit_ns, &mut self.interfaces, packet)?)
+                Ok((record_len, PcapBlockOwned::NG(block))) => {
+                    (record_len, read_block(&block, &mut self.interfaces, self.time, packet)?)
+                }
+                Ok((record_len, PcapBlockOwned::LegacyHeader(header))) => {
+                    require_ethernet(header.network)?;
+                    self.unit_ns = if header.is_nanosecond_precision() { 1 } else { 1_000 };
+                    (record_len, None)
+                }
+                Ok((record_len, PcapBlockOwned::Legacy(record))) => {
+                    (record_len, Some(legacy_packet(&record, self.unit_ns)))
                 }
                 Err(PcapError::Eof) => return Ok(None),
                 Err(PcapError::Incomplete(_)) => {
@@ -134,45 +144,39 @@ impl CaptureReader {
                 Err(_) => return Err(CaptureError::Damaged { packet }),
             };
             self.reader.consume(record_len);
-            if found.is_some() {
-                self.packets = packet;
-                return Ok(found);
+            if let Some(found) = found {
+                (self.packets, self.time) = (packet, found.time);
+                return Ok(Some(found));
             }
         }
     }
 }
 
-/// The packet in `block`, if it is one; else what the block says of those that follow.
+/// The packet in a block of a pcapng file, if it is one; else what the block says of those that follow.
+/// `time` is that of the packet before.
 fn read_block(
-    block: PcapBlockOwned<'_>,
-    unit_ns: &mut u64,
+    block: &Block<'_>,
     interfaces: &mut Vec<Interface>,
+    time: Duration,
     packet: u64,
 ) -> Result<Option<CapturedPacket>, CaptureError> {
+    let damaged = CaptureError::Damaged { packet };
     match block {
-        PcapBlockOwned::LegacyHeader(header) => {
-            require_ethernet(header.network)?;
-            *unit_ns = if header.is_nanosecond_precision() { 1 } else { 1_000 };
-        }
-        PcapBlockOwned::Legacy(record) => return Ok(Some(legacy_packet(&record, *unit_ns))),
-        PcapBlockOwned::NG(Block::SectionHeader(_)) => interfaces.clear(),
-        PcapBlockOwned::NG(Block::InterfaceDescription(block)) => {
-            interfaces.push(interface(&block).ok_or(CaptureError::Damaged { packet })?);
-        }
-        PcapBlockOwned::NG(Block::EnhancedPacket(block)) => {
-            let interface =
-                interfaces.get(block.if_id as usize).ok_or(CaptureError::Damaged { packet })?;
+        Block::SectionHeader(_) => interfaces.clear(),
+        Block::InterfaceDescription(block) => interfaces.push(interface(block).ok_or(damaged)?),
+        Block::EnhancedPacket(block) => {
+            let interface = interfaces.get(block.if_id as usize).ok_or(damaged)?;
             require_ethernet(interface.linktype)?;
-            return Ok(Some(enhanced_packet(&block, interface)));
+            return Ok(Some(enhanced_packet(block, interface)));
         }
-        PcapBlockOwned::NG(Block::SimplePacket(block)) => {
-            require_ethernet(interfaces.first().ok_or(CaptureError::Damaged { packet })?.linktype)?;
-            // It carries no time (section 4.4): it is of the same instant as the packet before.
-            let (time, frame) = (Duration::ZERO, block.packet_data().to_vec());
-            return Ok(Some(CapturedPacket { time, wire_len: block.origlen as usize, frame }));
+        Block::SimplePacket(block) => {
+            require_ethernet(interfaces.first().ok_or(damaged)?.linktype)?;
+            // It carries no time (section 4.4).
+            let (wire_len, frame) = (block.origlen as usize, block.packet_data().to_vec());
+            return Ok(Some(CapturedPacket { time, wire_len, frame }));
         }
         // Statistics, names, comments.
-        PcapBlockOwned::NG(_) => {}
+        _ => {}
     }
     Ok(None)
 }

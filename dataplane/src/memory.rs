@@ -10,6 +10,7 @@ use crate::packet::PacketBuf;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemoryPacket {
     frame: Box<[u8]>,
+    packet_len: usize,
     port: PortIndex,
     /// An opaque number the caller gives a packet to know it again (a position in a capture file).
     pub tag: u64,
@@ -18,7 +19,14 @@ pub struct MemoryPacket {
 impl MemoryPacket {
     /// A packet that came in by `port`.
     pub fn new(frame: impl Into<Box<[u8]>>, port: PortIndex) -> Self {
-        Self { frame: frame.into(), port, tag: 0 }
+        let frame = frame.into();
+        Self { packet_len: frame.len(), frame, port, tag: 0 }
+    }
+
+    /// The same packet with this length on the wire, in bytes: more than the frame holds where a capture was
+    /// cut (`tcpdump -s`). A length below the frame's is taken for the frame's.
+    pub fn with_packet_len(self, packet_len: usize) -> Self {
+        Self { packet_len: packet_len.max(self.frame.len()), ..self }
     }
 }
 
@@ -35,7 +43,7 @@ impl PacketBuf for MemoryPacket {
 
     #[inline(always)]
     fn packet_len(&self) -> usize {
-        self.frame.len()
+        self.packet_len
     }
 
     #[inline(always)]
