@@ -1,18 +1,19 @@
 //! Which thread takes net_tap's signal.
 //!
-//! net_tap reads from a TAP only after a signal has said that something is there: it asks the kernel for a real-time
-//! signal (the first free one above `SIGRTMIN`) per packet, sent to the process, and its handler counts
-//! (`drivers/net/tap/rte_eth_tap.c`: `tap_trigger_cb`, `pmd_rx_burst`). Three things follow:
+//! For every packet in a TAP the kernel sends the process a real-time signal, the first free one above `SIGRTMIN`. The
+//! handler counts, and net_tap reads only when the count has moved; until the first signal it tries every time
+//! (`drivers/net/tap/rte_eth_tap.c`: `tap_trigger_cb`, `pmd_rx_burst`). Four things follow:
 //!
-//! * Blocked in every thread, the handler never runs and the twin's receive queue stays silent for ever.
-//! * Left open in every thread, the kernel prefers the main thread and then any other: workers and tokio would be
-//!   interrupted once per packet. So all block it but the slow-path thread, which is also woken by it.
-//! * Real-time signals queue, up to `RLIMIT_SIGPENDING` for all processes of the user. Beyond that the kernel sends
-//!   plain `SIGIO` instead (`fs/fcntl.c`, `send_sigio_to_task`), whose default action ends the process. So every thread,
-//!   this one too, blocks `SIGIO`: one stays pending, and does nothing.
+//! * Open in every thread, it interrupts workers and tokio once per packet: the kernel prefers the first thread, then
+//!   takes any. So all block it but the slow-path thread, which it also wakes.
+//! * Blocked there too, the signals pile up to `RLIMIT_SIGPENDING`, which all processes of the user share, and once the
+//!   handler has run, nothing is ever read again.
+//! * What cannot be queued beyond that limit comes as plain `SIGIO` (`fs/fcntl.c`, `send_sigio_to_task`), whose default
+//!   action ends the process. So every thread, this one too, blocks `SIGIO`: one stays pending, and does nothing.
+//! * A packet whose signal was lost that way waits in the TAP for the next one's.
 //!
-//! A mask is inherited by the threads a thread starts, EAL's own included, so [`block`] belongs at the top of `main`, before
-//! `Eal::init`.
+//! Threads inherit the mask of the one that starts them, EAL's own threads included, so [`block`] comes before
+//! `Eal::init` and before any other thread.
 
 use nix::sys::signal::{SigSet, Signal};
 
