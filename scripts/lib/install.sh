@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # What this machine needs to build, run and test Crossdock, and how it gets there. Sourced by the scripts, runs nothing.
 #
-# install_packages GROUP...   build | run | test | ci: asks for each thing itself (a command, a library), and only when one is
-#                             missing calls apt, so that a machine which has everything needs no network.
+# install_packages GROUP...   build | run | test | bench | ci: asks for each thing itself (a command, a library), and only
+#                             when one is missing calls apt, so that a machine which has everything needs no network.
 # find_cargo                  puts a cargo that is new enough on PATH, or says how to get one.
 # target_directory            where cargo builds; give_back DIRECTORY returns what root built there to the checkout's owner.
 
@@ -10,27 +10,28 @@
 # (librte-net-*, librte-mempool-ring, ...), which are plugins loaded at run time, so no version number is needed here.
 needs() {
   cat <<'TABLE'
-build          command:cc                  gcc
-build          header:stdlib.h             libc6-dev
-build          command:pkg-config          pkg-config
-build          libclang                    libclang-dev
-build,run,test module:libdpdk              libdpdk-dev
-build,run,test command:jq                  jq
-run,test       command:ip                  iproute2
-run,test       command:sysctl              procps
-run,test       command:ethtool             ethtool
-run,test       command:nft                 nftables
-run,test       command:nginx               nginx-light
-run,test       command:curl                curl
-run,test       command:wrk                 wrk
-run,test       command:ping                iputils-ping
-run,test       command:arping              iputils-arping
-test           command:socat               socat
-test           command:strace              strace
-test           command:tshark              tshark
-test           command:valgrind            valgrind
-test           command:python3             python3
-ci             command:shellcheck          shellcheck
+build                command:cc                 gcc
+build                header:stdlib.h            libc6-dev
+build                command:pkg-config         pkg-config
+build                libclang                   libclang-dev
+build,run,test,bench module:libdpdk             libdpdk-dev
+build,run,test       command:jq                 jq
+run,test             command:ip                 iproute2
+run,test             command:sysctl             procps
+run,test             command:ethtool            ethtool
+run,test             command:nft                nftables
+run,test             command:nginx              nginx-light
+run,test             command:curl               curl
+run,test             command:wrk                wrk
+run,test             command:ping               iputils-ping
+run,test             command:arping             iputils-arping
+test                 command:socat              socat
+test                 command:strace             strace
+test                 command:tshark             tshark
+test                 command:valgrind           valgrind
+test,bench           command:dpdk-testpmd       dpdk-dev
+test,bench           command:python3            python3
+ci                   command:shellcheck         shellcheck
 TABLE
 }
 
