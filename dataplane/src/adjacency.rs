@@ -71,17 +71,22 @@ impl ClientStations {
         }
     }
 
-    /// The row at `index`.
+    /// The way to the station at `index`.
     #[inline(always)]
-    pub fn row(&self, index: AdjacencyIndex) -> Adjacency {
+    pub fn adjacency(&self, index: AdjacencyIndex) -> Option<&Adjacency> {
+        self.rows.get(index.as_usize()).map(|row| &row.adjacency)
+    }
+
+    /// The row at `index`.
+    fn row(&self, index: AdjacencyIndex) -> Adjacency {
         self.rows.get(index.as_usize()).map_or(Adjacency::UNRESOLVED, |row| row.adjacency)
     }
 
     /// Whether the row at `index` leads to `station` by `port`.
     #[inline(always)]
     pub fn leads_to(&self, index: AdjacencyIndex, station: MacAddress, port: PortIndex) -> bool {
-        let row = self.row(index);
-        row.macs.first_chunk() == Some(&station.0) && row.port == port
+        self.adjacency(index)
+            .is_some_and(|row| row.macs.first_chunk() == Some(&station.0) && row.port == port)
     }
 
     /// The row of `station` on `port`, taken into use by one more flow; `None` when all rows are in use.

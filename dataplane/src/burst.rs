@@ -1,4 +1,4 @@
-//! A burst on its walk: the packets and what each stage found out about them, stage by stage side by side.
+//! A burst on its walk: the packets, and beside each what the stages found out about it.
 
 use crate::device::{BURST_MAX, Packets};
 use crate::flow::{FlowHash, FlowKey};
@@ -9,8 +9,6 @@ use crate::wire::tcp::TcpFlags;
 /// What parse found out about one packet.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shape {
-    /// Offset of the IPv4 header in bytes.
-    pub l3_at: u16,
     /// Offset of the TCP or UDP header in bytes.
     pub l4_at: u16,
     /// IPv4 total length in bytes.
@@ -19,41 +17,50 @@ pub struct Shape {
     pub tcp_flags: TcpFlags,
 }
 
-/// Up to [`BURST_MAX`] packets of one port. The arrays hold sense for the first `packets.len()` rows only,
-/// and each from the stage on that fills it.
+/// What the stages found out about one packet: each fills its own fields.
+#[derive(Clone, Copy, Debug)]
+pub struct Finding {
+    /// parse: the flow.
+    pub key: FlowKey,
+    /// parse: the hash of the flow.
+    pub hash: FlowHash,
+    /// lookup: the likely, then the certain entry of the flow.
+    pub entry: EntryIndex,
+    /// parse: where the headers lie.
+    pub shape: Shape,
+    /// steer: the worker that owns the flow, where the verdict is `Steer`.
+    pub owner: WorkerIndex,
+    /// rewrite: the port to leave by, where the verdict is `Forward`.
+    pub port_out: PortIndex,
+    /// parse: what becomes of the packet; later stages overrule `Forward` only.
+    pub verdict: Verdict,
+}
+
+/// Nothing found out yet.
+const NOTHING: Finding = Finding {
+    key: FlowKey::NONE,
+    hash: FlowHash(0),
+    entry: EntryIndex::NONE,
+    shape: Shape { l4_at: 0, ip_len: 0, tcp_flags: TcpFlags(0) },
+    owner: WorkerIndex(0),
+    port_out: PortIndex(0),
+    verdict: Verdict::Drop(DropReason::Truncated),
+};
+
+/// Up to [`BURST_MAX`] packets of one port, or steered here by other workers.
 pub struct Burst<P> {
     /// The packets.
     pub packets: Packets<P>,
-    /// parse: what becomes of each; later stages overrule `Forward` only.
-    pub verdicts: [Verdict; BURST_MAX],
-    /// parse: where the headers lie.
-    pub shapes: [Shape; BURST_MAX],
-    /// parse: the flow.
-    pub keys: [FlowKey; BURST_MAX],
-    /// parse: the hash of the flow.
-    pub hashes: [FlowHash; BURST_MAX],
-    /// lookup: the likely, then the certain entry of the flow.
-    pub entries: [EntryIndex; BURST_MAX],
-    /// steer: the worker that owns the flow, where the verdict is `Steer`.
-    pub owners: [WorkerIndex; BURST_MAX],
-    /// rewrite: the port to leave by, where the verdict is `Forward`.
-    pub ports_out: [PortIndex; BURST_MAX],
-    /// Whether lookup missed any packet.
+    /// The findings about them, in the same order; beyond `packets.len()` they are stale.
+    pub findings: [Finding; BURST_MAX],
+    /// lookup: whether it missed any packet.
     pub has_misses: bool,
+    /// rewrite: the one port that all packets leave by; `None` when their fates differ.
+    pub common_port: Option<PortIndex>,
 }
 
 impl<P> Default for Burst<P> {
     fn default() -> Self {
-        Self {
-            packets: Packets::new(),
-            verdicts: [Verdict::Drop(DropReason::Truncated); BURST_MAX],
-            shapes: [Shape::default(); BURST_MAX],
-            keys: [FlowKey::default(); BURST_MAX],
-            hashes: [FlowHash::default(); BURST_MAX],
-            entries: [EntryIndex::NONE; BURST_MAX],
-            owners: [WorkerIndex(0); BURST_MAX],
-            ports_out: [PortIndex(0); BURST_MAX],
-            has_misses: false,
-        }
+        Self { packets: Packets::new(), findings: [NOTHING; BURST_MAX], has_misses: false, common_port: None }
     }
 }

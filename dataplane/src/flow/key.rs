@@ -14,6 +14,10 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
+    /// No flow: protocol 0 is in no real key.
+    pub const NONE: Self =
+        Self { addresses: AddressPair::from_wire([0; 8]), ports: PortPair::from_wire([0; 4]), protocol: 0 };
+
     /// The key of the packets the other way.
     pub fn reversed(self) -> Self {
         Self { addresses: self.addresses.reversed(), ports: self.ports.reversed(), protocol: self.protocol }

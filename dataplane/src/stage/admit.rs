@@ -36,22 +36,22 @@ pub fn run<P: PacketBuf>(
     now: Millis,
 ) {
     let mut evicted_any = false;
-    for (row, packet) in burst.packets.iter().enumerate() {
-        if burst.verdicts[row] != Verdict::Forward || burst.entries[row] != EntryIndex::NONE {
+    for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
+        if finding.verdict != Verdict::Forward || finding.entry != EntryIndex::NONE {
             continue;
         }
         let Some(link) = packet.data().first_chunk() else { continue };
         let newcomer = Newcomer {
-            key: burst.keys[row],
-            hash: burst.hashes[row],
-            flags: burst.shapes[row].tcp_flags,
+            key: finding.key,
+            hash: finding.hash,
+            flags: finding.shape.tcp_flags,
             port: packet.port(),
             station: Ethernet(link).source(),
         };
         let mut evicted = Evicted::new();
         match admit(&newcomer, rules, state, counters, now, &mut evicted) {
-            Ok(index) => burst.entries[row] = index,
-            Err(verdict) => burst.verdicts[row] = verdict,
+            Ok(index) => finding.entry = index,
+            Err(verdict) => finding.verdict = verdict,
         }
         for entry in &evicted {
             counters.evicted.add(1);

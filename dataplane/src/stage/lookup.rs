@@ -9,15 +9,15 @@ use crate::verdict::Verdict;
 /// Finds the entries of the burst.
 pub fn run<P>(burst: &mut Burst<P>, table: &FlowTable) {
     let count = burst.packets.len();
-    for row in 0..count {
-        // Rows that will not be forwarded hold a stale hash: harmless, and cheaper than to ask.
-        burst.entries[row] = table.candidate(burst.hashes[row]);
+    for finding in burst.findings.iter_mut().take(count) {
+        // Packets that will not be forwarded have a stale hash: harmless, and cheaper than to ask.
+        finding.entry = table.candidate(finding.hash);
     }
     burst.has_misses = false;
-    for row in 0..count {
-        if burst.verdicts[row] == Verdict::Forward {
-            burst.entries[row] = table.confirm(burst.entries[row], burst.hashes[row], &burst.keys[row]);
-            burst.has_misses |= burst.entries[row] == EntryIndex::NONE;
+    for finding in burst.findings.iter_mut().take(count) {
+        if finding.verdict == Verdict::Forward {
+            finding.entry = table.confirm(finding.entry, finding.hash, &finding.key);
+            burst.has_misses |= finding.entry == EntryIndex::NONE;
         }
     }
 }

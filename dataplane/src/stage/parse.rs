@@ -24,17 +24,17 @@ pub fn run<P: PacketBuf>(
     for packet in &burst.packets {
         packet.prefetch();
     }
-    for (row, packet) in burst.packets.iter().enumerate() {
+    for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
         match parse(packet.data(), packet.packet_len(), station, rules) {
             Ok((key, shape)) => {
                 let hash = table.hash(&key);
                 table.prefetch(hash);
-                burst.verdicts[row] = Verdict::Forward;
-                burst.keys[row] = key;
-                burst.shapes[row] = shape;
-                burst.hashes[row] = hash;
+                finding.verdict = Verdict::Forward;
+                finding.key = key;
+                finding.shape = shape;
+                finding.hash = hash;
             }
-            Err(verdict) => burst.verdicts[row] = verdict,
+            Err(verdict) => finding.verdict = verdict,
         }
     }
 }
@@ -76,9 +76,9 @@ pub fn parse(
     let l4 = rest.get(header_len..).unwrap_or_default();
     let (ports, tcp_flags) = parse_l4(l4, total_len - header_len, protocol)?;
     let key = FlowKey { addresses: header.addresses(), ports, protocol };
-    // Both offsets and the length are below 2^16: a header is at most 60 bytes, the total length 16 bits.
+    // Offset and length are below 2^16: a header is at most 60 bytes, the total length 16 bits.
     let l4_at = (L3_AT + header_len) as u16;
-    Ok((key, Shape { l3_at: L3_AT as u16, l4_at, ip_len: total_len as u16, tcp_flags }))
+    Ok((key, Shape { l4_at, ip_len: total_len as u16, tcp_flags }))
 }
 
 /// The l4_ports and TCP control bits of a TCP or UDP header, `l4_len` bytes of which the IPv4 header claims.
@@ -171,7 +171,7 @@ mod tests {
         let (key, shape) = verdict(&tcp_frame()).unwrap();
         let addresses = AddressPair::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 10));
         assert_eq!(key, FlowKey { addresses, ports: PortPair::new(5_000, 80), protocol: PROTOCOL_TCP });
-        assert_eq!((shape.l3_at, shape.l4_at, shape.ip_len), (14, 34, 40));
+        assert_eq!((shape.l4_at, shape.ip_len), (34, 40));
         assert!(shape.tcp_flags.opens());
         let (key, shape) = verdict(&udp_frame()).unwrap();
         assert_eq!((key.protocol, shape.ip_len, shape.tcp_flags), (PROTOCOL_UDP, 58, TcpFlags(0)));

@@ -13,16 +13,13 @@ use crate::verdict::Verdict;
 
 /// Marks what belongs to another worker than `me`. Called only where several workers share the traffic.
 pub fn run<P>(burst: &mut Burst<P>, me: WorkerIndex, rules: &Ruleset) {
-    for row in 0..burst.packets.len() {
-        if burst.verdicts[row] != Verdict::Forward {
+    for finding in burst.findings.iter_mut().take(burst.packets.len()) {
+        if finding.verdict != Verdict::Forward {
             continue;
         }
-        match owner(&burst.keys[row], rules) {
-            Some(owner) if owner != me => {
-                burst.verdicts[row] = Verdict::Steer;
-                burst.owners[row] = owner;
-            }
-            _ => {}
+        if let Some(owner) = owner(&finding.key, rules).filter(|owner| *owner != me) {
+            finding.verdict = Verdict::Steer;
+            finding.owner = owner;
         }
     }
 }

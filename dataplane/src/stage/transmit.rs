@@ -28,20 +28,11 @@ pub fn run<D: Device>(
     device: &mut D,
     counters: &WorkerCounters,
 ) {
-    for (row, packet) in burst.packets.drain(..).enumerate() {
-        let sorted = match burst.verdicts[row] {
-            Verdict::Forward => put(&mut outboxes.ports, burst.ports_out[row].as_usize(), packet),
-            Verdict::Steer => put(&mut outboxes.workers, burst.owners[row].as_usize(), packet),
-            Verdict::Punt => put(&mut outboxes.twins, packet.port().as_usize(), packet),
-            Verdict::Drop(reason) => {
-                counters.dropped(reason).add(1);
-                true
-            }
-        };
-        if !sorted {
-            counters.dropped(DropReason::TxRefused).add(1);
-        }
+    if let Some(port) = burst.common_port {
+        counters.forwarded.add(burst.packets.len() as u64);
+        return send(port, &mut burst.packets, device, counters);
     }
+    sort(burst, outboxes, counters);
     for port in (0..device.port_count().min(PORTS_MAX)).map(|port| PortIndex(port as u16)) {
         let packets = &mut outboxes.ports[port.as_usize()];
         if !packets.is_empty() {
@@ -53,6 +44,24 @@ pub fn run<D: Device>(
     for (owner, packets) in outboxes.workers.iter_mut().enumerate() {
         if !packets.is_empty() {
             steer(WorkerIndex(owner as u16), packets, device, counters);
+        }
+    }
+}
+
+/// Moves each packet to where its verdict says, or drops it.
+fn sort<P: PacketBuf>(burst: &mut Burst<P>, outboxes: &mut Outboxes<P>, counters: &WorkerCounters) {
+    for (packet, finding) in burst.packets.drain(..).zip(&burst.findings) {
+        let sorted = match finding.verdict {
+            Verdict::Forward => put(&mut outboxes.ports, finding.port_out.as_usize(), packet),
+            Verdict::Steer => put(&mut outboxes.workers, finding.owner.as_usize(), packet),
+            Verdict::Punt => put(&mut outboxes.twins, packet.port().as_usize(), packet),
+            Verdict::Drop(reason) => {
+                counters.dropped(reason).add(1);
+                true
+            }
+        };
+        if !sorted {
+            counters.dropped(DropReason::TxRefused).add(1);
         }
     }
 }

@@ -3,18 +3,18 @@
 mod dr;
 mod fullnat;
 
-use crate::adjacency::Adjacency;
-use crate::burst::{Burst, Shape};
+use crate::adjacency::{Adjacency, ClientStations};
+use crate::burst::{Burst, Finding, Shape};
 use crate::counters::WorkerCounters;
 use crate::flow::tcp_state::{Sender, TcpState};
-use crate::flow::{Entry, Rewrite};
-use crate::index::EntryIndex;
+use crate::flow::{FlowTable, Rewrite};
+use crate::index::{EntryIndex, PortIndex};
 use crate::line::LineState;
 use crate::packet::PacketBuf;
 use crate::rules::Ruleset;
 use crate::time::Millis;
 use crate::verdict::{DropReason, Verdict};
-use crate::wire::ethernet::Ethernet;
+use crate::wire::ethernet::{self, Ethernet, MacAddress};
 use crate::wire::ipv4;
 
 /// Rewrites what will be forwarded, follows the connections' states and counts.
@@ -25,77 +25,101 @@ pub fn run<P: PacketBuf>(
     counters: &WorkerCounters,
     now: Millis,
 ) {
-    for (row, packet) in burst.packets.iter_mut().enumerate() {
-        if burst.verdicts[row] != Verdict::Forward {
-            continue;
+    let adjacencies: &[Adjacency] = &rules.adjacencies;
+    let mut ports_seen = Fates::default();
+    for (packet, finding) in burst.packets.iter_mut().zip(&mut burst.findings) {
+        if finding.verdict == Verdict::Forward {
+            match rewrite(packet, finding.entry, finding.shape, adjacencies, state, counters, now) {
+                Ok(port) => finding.port_out = port,
+                Err(reason) => finding.verdict = Verdict::Drop(reason),
+            }
         }
-        let (index, shape) = (burst.entries[row], burst.shapes[row]);
-        match rewrite(packet, index, shape, rules, state, counters, now) {
-            Ok(adjacency) => burst.ports_out[row] = adjacency.port,
-            Err(reason) => burst.verdicts[row] = Verdict::Drop(reason),
-        }
+        ports_seen.add(finding);
+    }
+    burst.common_port = ports_seen.common_port();
+}
+
+/// Whether all packets of a burst leave by one port, found out without a branch a packet.
+#[derive(Default)]
+struct Fates {
+    differences: u16,
+    port: Option<PortIndex>,
+}
+
+impl Fates {
+    #[inline(always)]
+    fn add(&mut self, finding: &Finding) {
+        let port = *self.port.get_or_insert(finding.port_out);
+        self.differences |= (finding.port_out.0 ^ port.0) | u16::from(finding.verdict != Verdict::Forward);
+    }
+
+    fn common_port(&self) -> Option<PortIndex> {
+        self.port.filter(|_| self.differences == 0)
     }
 }
 
-/// Rewrites one packet for the next hop returned.
+/// Rewrites one packet for its next hop; returns the port to that.
 #[inline(always)]
 fn rewrite<P: PacketBuf>(
     packet: &mut P,
     index: EntryIndex,
     shape: Shape,
-    rules: &Ruleset,
+    adjacencies: &[Adjacency],
     state: &mut LineState,
     counters: &WorkerCounters,
     now: Millis,
-) -> Result<Adjacency, DropReason> {
+) -> Result<PortIndex, DropReason> {
+    let LineState { table, stations, .. } = state;
     // Without an entry its connection was evicted by one admitted in the same burst.
-    let entry = state.table.entry_mut(index).ok_or(DropReason::TableFull)?;
+    let entry = table.entry_mut(index).ok_or(DropReason::TableFull)?;
     entry.last_seen = now;
-    let entry = *entry;
-    let bytes = u64::from(shape.ip_len);
     let backend = counters.backend(entry.backend);
-    let adjacency = match entry.rewrite {
-        Rewrite::FullnatToClient => state.stations.row(entry.client_station),
-        _ => rules.adjacency(entry.backend),
+    let (next_hop, traffic) = match entry.rewrite {
+        Rewrite::FullnatToClient => (stations.adjacency(entry.client_station), &backend.outbound),
+        _ => (adjacencies.get(entry.backend.as_usize()), &backend.inbound),
     };
-    if !adjacency.resolved {
-        return Err(DropReason::NextHopUnresolved);
-    }
+    let next_hop = next_hop.filter(|next_hop| next_hop.resolved).ok_or(DropReason::NextHopUnresolved)?;
+    let port_in = packet.port();
+    let frame = Frame::split(packet.data_mut(), shape)?;
+    let mut moved_to = None;
     match entry.rewrite {
         Rewrite::FullnatToBackend => {
-            follow_client(packet, index, &entry, state);
-            fullnat::rewrite(packet.data_mut(), shape, &entry, &adjacency)?;
-            backend.inbound.add(bytes);
+            let station = frame.source();
+            if !stations.leads_to(entry.client_station, station, port_in) {
+                moved_to = Some(station);
+            }
+            fullnat::rewrite(frame, entry, next_hop)?;
         }
-        Rewrite::FullnatToClient => {
-            fullnat::rewrite(packet.data_mut(), shape, &entry, &adjacency)?;
-            backend.outbound.add(bytes);
-        }
-        Rewrite::Dr | Rewrite::Free => {
-            dr::rewrite(packet.data_mut(), shape, &entry, &adjacency)?;
-            backend.inbound.add(bytes);
-        }
+        Rewrite::FullnatToClient => fullnat::rewrite(frame, entry, next_hop)?,
+        Rewrite::Dr | Rewrite::Free => dr::rewrite(frame, entry, next_hop)?,
     }
+    let port_out = next_hop.port;
+    traffic.add(u64::from(shape.ip_len));
     if entry.state != TcpState::Udp && (shape.tcp_flags.steers_state() || entry.state == TcpState::SynRecv) {
-        follow_state(index, &entry, shape, state);
+        follow_state(table, index, shape);
     }
-    Ok(adjacency)
+    if let Some(station) = moved_to {
+        follow_client(table, stations, index, station, port_in);
+    }
+    Ok(port_out)
 }
 
 /// Answers go where the client's packets come from: a client whose router changed (VRRP, a new gateway) is
 /// followed with its first packet by the new way.
-#[inline(always)]
-fn follow_client<P: PacketBuf>(packet: &P, index: EntryIndex, entry: &Entry, state: &mut LineState) {
-    let Some(link) = packet.data().first_chunk() else { return };
-    let (station, port) = (Ethernet(link).source(), packet.port());
-    if state.stations.leads_to(entry.client_station, station, port) {
-        return;
-    }
-    if let Some(row) = state.stations.hold(station, port) {
-        state.stations.release(entry.client_station);
-        for index in [index, index.peer()] {
-            if let Some(entry) = state.table.entry_mut(index) {
-                entry.client_station = row;
+#[cold]
+fn follow_client(
+    table: &mut FlowTable,
+    stations: &mut ClientStations,
+    index: EntryIndex,
+    station: MacAddress,
+    port: PortIndex,
+) {
+    let Some(row) = stations.hold(station, port) else { return };
+    for index in [index, index.peer()] {
+        if let Some(entry) = table.entry_mut(index) {
+            let before = std::mem::replace(&mut entry.client_station, row);
+            if entry.rewrite == Rewrite::FullnatToBackend {
+                stations.release(before);
             }
         }
     }
@@ -103,7 +127,8 @@ fn follow_client<P: PacketBuf>(packet: &P, index: EntryIndex, entry: &Entry, sta
 
 /// Moves the connection's state, in both entries of a pair.
 #[cold]
-fn follow_state(index: EntryIndex, entry: &Entry, shape: Shape, state: &mut LineState) {
+fn follow_state(table: &mut FlowTable, index: EntryIndex, shape: Shape) {
+    let Some(entry) = table.entry(index) else { return };
     let sender = match entry.rewrite {
         Rewrite::FullnatToBackend => Sender::Client,
         Rewrite::FullnatToClient => Sender::Server,
@@ -115,7 +140,7 @@ fn follow_state(index: EntryIndex, entry: &Entry, shape: Shape, state: &mut Line
     }
     let peer = if entry.is_paired() { index.peer() } else { index };
     for index in [index, peer] {
-        if let Some(entry) = state.table.entry_mut(index) {
+        if let Some(entry) = table.entry_mut(index) {
             entry.state = after;
             entry.timeout_ms = after.timeout_ms();
         }
@@ -124,18 +149,34 @@ fn follow_state(index: EntryIndex, entry: &Entry, shape: Shape, state: &mut Line
 
 /// The parts of a frame that rewriting touches.
 struct Frame<'a> {
-    /// Destination and source MAC.
-    macs: &'a mut [u8; 12],
+    /// Destination and source MAC, then the EtherType.
+    link: &'a mut [u8; ethernet::HEADER_LEN],
     /// The fixed part of the IPv4 header.
     ipv4: &'a mut [u8; ipv4::HEADER_LEN],
-    /// What follows that: options, then TCP or UDP.
-    rest: &'a mut [u8],
+    /// The TCP or UDP header, and what follows.
+    l4: &'a mut [u8],
 }
 
-#[inline(always)]
-fn split(data: &mut [u8], shape: Shape) -> Result<Frame<'_>, DropReason> {
-    let (macs, rest) = data.split_first_chunk_mut::<12>().ok_or(DropReason::Truncated)?;
-    let l3 = rest.get_mut(usize::from(shape.l3_at).saturating_sub(12)..).ok_or(DropReason::Truncated)?;
-    let (ipv4, rest) = l3.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
-    Ok(Frame { macs, ipv4, rest })
+impl<'a> Frame<'a> {
+    #[inline(always)]
+    fn split(data: &'a mut [u8], shape: Shape) -> Result<Self, DropReason> {
+        const OPTIONS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+        let (link, rest) = data.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let (ipv4, rest) = rest.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let options_len = usize::from(shape.l4_at).saturating_sub(OPTIONS_AT);
+        let l4 = rest.get_mut(options_len..).ok_or(DropReason::Truncated)?;
+        Ok(Self { link, ipv4, l4 })
+    }
+
+    #[inline(always)]
+    fn source(&self) -> MacAddress {
+        Ethernet(self.link).source()
+    }
+
+    #[inline(always)]
+    fn set_macs(&mut self, next_hop: &Adjacency) {
+        if let Some(macs) = self.link.first_chunk_mut() {
+            *macs = next_hop.macs;
+        }
+    }
 }
