@@ -10,6 +10,7 @@ pub mod capture;
 pub mod clock;
 pub mod device;
 pub mod director;
+pub mod endless;
 pub mod kernel;
 pub mod launch;
 pub mod memory;
