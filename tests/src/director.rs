@@ -60,7 +60,8 @@ pub struct Director {
 }
 
 impl Director {
-    /// Starts it with these rules and waits until it is ready.
+    /// Starts it with these rules and waits until it answers `status` and knows the next hop of every backend: until then a
+    /// connection to that backend is dropped, and the client tries again a second later.
     ///
     /// # Panics
     ///
@@ -71,7 +72,7 @@ impl Director {
         let mut ended = None;
         let ready = until(PATIENCE, || {
             ended = director.process.ended();
-            ended.is_some() || director.try_status().is_some()
+            ended.is_some() || director.try_status().is_some_and(|status| knows_next_hops(&status))
         });
         assert!(ended.is_none() && ready, "not ready ({ended:?}); stderr:\n{}", director.stderr());
         director
@@ -145,6 +146,14 @@ impl Director {
         let last = stdout.lines().last().unwrap_or_default();
         serde_json::from_str(last).unwrap_or_else(|e| panic!("the summary is not JSON ({e}): {last:?}"))
     }
+}
+
+fn knows_next_hops(status: &Value) -> bool {
+    let services = status["services"].as_array().expect("services");
+    services
+        .iter()
+        .flat_map(|s| s["backends"].as_array().expect("backends"))
+        .all(|b| !b["next_hop"].is_null())
 }
 
 /// The rules with a socket of the lab's own in front.
