@@ -90,8 +90,8 @@ impl SlowPath {
         let mut moved = 0;
         for twin in &mut self.twins {
             let counters = self.counters.twin(twin.port.port);
-            moved += twin.to_kernel(&self.limits, counters, now);
-            moved += twin.from_kernel(counters);
+            moved += twin.carry_to_kernel(&self.limits, counters, now);
+            moved += twin.carry_from_kernel(counters);
         }
         moved > 0
     }
@@ -115,7 +115,7 @@ impl Twin {
     }
 
     /// A burst of every ring goes to the twin, as far as its classes may pass. Returns the packets taken from rings.
-    fn to_kernel(&mut self, limits: &Limits, counters: &TwinCounters, now: Instant) -> usize {
+    fn carry_to_kernel(&mut self, limits: &Limits, counters: &TwinCounters, now: Instant) -> usize {
         for class in Class::ALL {
             self.buckets[class as usize].refill(limits.of(class), now);
         }
@@ -132,7 +132,7 @@ impl Twin {
     }
 
     /// A burst of what the twin's kernel has sent goes to the worker. Returns the packets received.
-    fn from_kernel(&mut self, counters: &TwinCounters) -> usize {
+    fn carry_from_kernel(&mut self, counters: &TwinCounters) -> usize {
         let mut burst = Burst::new();
         let received = self.port.rx.receive(&mut burst);
         if received == 0 {

@@ -14,10 +14,12 @@ const BURST_MIN: u32 = 32;
 /// pause of the thread or a peer that starts up costs nothing, and a flood gets little before the rate holds.
 /// A rate of 0 closes the bucket.
 pub const fn burst(rate: u32) -> u32 {
-    match rate {
-        0 => 0,
-        ..320 => BURST_MIN,
-        _ => rate / 10,
+    if rate == 0 {
+        0
+    } else if rate / 10 < BURST_MIN {
+        BURST_MIN
+    } else {
+        rate / 10
     }
 }
 
