@@ -42,6 +42,8 @@ const NO_ROW: u16 = u16::MAX;
 #[derive(Clone, Copy)]
 struct Row {
     adjacency: Adjacency,
+    /// See [`station_key`].
+    key: u64,
     flow_count: u32,
 }
 
@@ -62,7 +64,7 @@ impl ClientStations {
         for (mac, port_mac) in macs.iter_mut().zip(port_macs) {
             *mac = *port_mac;
         }
-        let row = Row { adjacency: Adjacency::UNRESOLVED, flow_count: 0 };
+        let row = Row { adjacency: Adjacency::UNRESOLVED, key: u64::MAX, flow_count: 0 };
         Self {
             rows: vec![row; ROWS].into_boxed_slice(),
             places: vec![NO_ROW; PLACES].into_boxed_slice(),
@@ -77,27 +79,22 @@ impl ClientStations {
         self.rows.get(index.as_usize()).map(|row| &row.adjacency)
     }
 
-    /// The row at `index`.
-    fn row(&self, index: AdjacencyIndex) -> Adjacency {
-        self.rows.get(index.as_usize()).map_or(Adjacency::UNRESOLVED, |row| row.adjacency)
-    }
-
-    /// Whether the row at `index` leads to `station` by `port`.
+    /// Whether the row at `index` leads to the station with this [`station_key`].
     #[inline(always)]
-    pub fn leads_to(&self, index: AdjacencyIndex, station: MacAddress, port: PortIndex) -> bool {
-        self.adjacency(index)
-            .is_some_and(|row| row.macs.first_chunk() == Some(&station.0) && row.port == port)
+    pub fn leads_to(&self, index: AdjacencyIndex, key: u64) -> bool {
+        self.rows.get(index.as_usize()).is_some_and(|row| row.key == key)
     }
 
     /// The row of `station` on `port`, taken into use by one more flow; `None` when all rows are in use.
     pub fn hold(&mut self, station: MacAddress, port: PortIndex) -> Option<AdjacencyIndex> {
-        let start = place_of(station, port);
+        let key = station_key(station.word(), port);
+        let start = place_of(key);
         let mut free = None;
         for place in (0..PROBES).map(|step| (start + step) % PLACES) {
             let index = self.places.get(place).copied().unwrap_or(NO_ROW);
             if index == NO_ROW {
                 free = free.or(Some(place));
-            } else if self.leads_to(AdjacencyIndex(index), station, port) {
+            } else if self.leads_to(AdjacencyIndex(index), key) {
                 return self.count_flow(AdjacencyIndex(index));
             }
         }
@@ -105,6 +102,7 @@ impl ClientStations {
         if let Some(row) = self.rows.get_mut(index.as_usize()) {
             let source = self.port_macs.get(port.as_usize()).copied().unwrap_or_default();
             row.adjacency = Adjacency::resolved(station, source, port);
+            row.key = key;
         }
         // With every probed place taken the row works all the same; it is only not shared.
         if let Some(place) = free.and_then(|place| self.places.get_mut(place)) {
@@ -140,8 +138,7 @@ impl ClientStations {
     }
 
     fn forget(&mut self, index: AdjacencyIndex) {
-        let [a, b, c, d, e, f, ..] = self.row(index).macs;
-        let start = place_of(MacAddress([a, b, c, d, e, f]), self.row(index).port);
+        let Some(start) = self.rows.get(index.as_usize()).map(|row| place_of(row.key)) else { return };
         for place in (0..PROBES).map(|step| (start + step) % PLACES) {
             if let Some(place) = self.places.get_mut(place).filter(|place| **place == index.0) {
                 *place = NO_ROW;
@@ -150,10 +147,15 @@ impl ClientStations {
     }
 }
 
-fn place_of(station: MacAddress, port: PortIndex) -> usize {
-    let [a, b, c, d, e, f] = station.0;
-    let [g, h] = port.0.to_ne_bytes();
-    cpu::crc32c_u64(0, u64::from_ne_bytes([a, b, c, d, e, f, g, h])) as usize % PLACES
+/// A station's MAC (as [`MacAddress::word`]) and the port it is reached by, in one word.
+#[inline(always)]
+pub const fn station_key(mac_word: u64, port: PortIndex) -> u64 {
+    let [a, b] = port.0.to_ne_bytes();
+    mac_word | u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
+}
+
+fn place_of(key: u64) -> usize {
+    cpu::crc32c_u64(0, key) as usize % PLACES
 }
 
 #[cfg(test)]
@@ -171,9 +173,10 @@ mod tests {
         let first = stations.hold(station(1), PortIndex(1)).unwrap();
         assert_eq!(stations.hold(station(1), PortIndex(1)), Some(first));
         assert_ne!(stations.hold(station(1), PortIndex(0)), Some(first));
-        assert_eq!(stations.row(first), Adjacency::resolved(station(1), MacAddress([4; 6]), PortIndex(1)));
-        assert!(stations.leads_to(first, station(1), PortIndex(1)));
-        assert!(!stations.leads_to(first, station(2), PortIndex(1)));
+        let way = Adjacency::resolved(station(1), MacAddress([4; 6]), PortIndex(1));
+        assert_eq!(stations.adjacency(first), Some(&way));
+        assert!(stations.leads_to(first, station_key(station(1).word(), PortIndex(1))));
+        assert!(!stations.leads_to(first, station_key(station(2).word(), PortIndex(1))));
     }
 
     #[test]
@@ -183,7 +186,7 @@ mod tests {
             (0..ROWS as u16).map(|n| stations.hold(station(n), PortIndex(0)).unwrap()).collect();
         assert_eq!(stations.hold(station(60_000), PortIndex(0)), None, "all in use");
         for (number, row) in rows.iter().enumerate() {
-            assert!(stations.leads_to(*row, station(number as u16), PortIndex(0)));
+            assert!(stations.leads_to(*row, station_key(station(number as u16).word(), PortIndex(0))));
         }
         rows.iter().for_each(|row| stations.release(*row));
         for number in 10_000..18_000 {

@@ -7,7 +7,7 @@ use crate::verdict::{DropReason, Verdict};
 use crate::wire::tcp::TcpFlags;
 
 /// What parse found out about one packet.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     /// Offset of the TCP or UDP header in bytes.
     pub l4_at: u16,

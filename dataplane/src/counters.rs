@@ -86,9 +86,9 @@ pub struct ServiceCounters {
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct WorkerCounters {
-    ports: Box<[PortCounters]>,
-    services: Box<[ServiceCounters]>,
-    backends: Box<[BackendCounters]>,
+    ports: Box<[PortCounters; PORTS_MAX]>,
+    services: Box<[ServiceCounters; SERVICES_MAX]>,
+    backends: Box<[BackendCounters; BACKENDS_MAX]>,
     drops: [Counter; DropReason::ALL.len()],
     /// Packets forwarded, before the port had its say.
     pub forwarded: Counter,
@@ -114,15 +114,20 @@ pub struct WorkerCounters {
     pub revision: Counter,
 }
 
+const _: () =
+    assert!(PORTS_MAX.is_power_of_two() && SERVICES_MAX.is_power_of_two() && BACKENDS_MAX.is_power_of_two());
+
 impl Default for WorkerCounters {
     fn default() -> Self {
-        fn rows<T: Default>(count: usize) -> Box<[T]> {
-            std::iter::repeat_with(T::default).take(count).collect()
+        // By way of a Vec: megabytes would not fit the stack.
+        fn rows<T: Default, const COUNT: usize>() -> Box<[T; COUNT]> {
+            let rows: Vec<T> = std::iter::repeat_with(T::default).take(COUNT).collect();
+            rows.into_boxed_slice().try_into().unwrap_or_else(|_| unreachable!("as many as were taken"))
         }
         Self {
-            ports: rows(PORTS_MAX),
-            services: rows(SERVICES_MAX),
-            backends: rows(BACKENDS_MAX),
+            ports: rows(),
+            services: rows(),
+            backends: rows(),
             drops: std::array::from_fn(|_| Counter::default()),
             forwarded: Counter::default(),
             punted: Counter::default(),
@@ -140,22 +145,22 @@ impl Default for WorkerCounters {
 }
 
 impl WorkerCounters {
-    /// The counters of a port; indices beyond the table share its first row.
+    /// The counters of a port. Indices are below the table's size, which is a power of two: the mask spares a check.
     #[inline(always)]
     pub fn port(&self, port: PortIndex) -> &PortCounters {
-        &self.ports[if port.as_usize() < self.ports.len() { port.as_usize() } else { 0 }]
+        &self.ports[port.as_usize() & (PORTS_MAX - 1)]
     }
 
     /// The counters of a service.
     #[inline(always)]
     pub fn service(&self, service: ServiceIndex) -> &ServiceCounters {
-        &self.services[if service.as_usize() < self.services.len() { service.as_usize() } else { 0 }]
+        &self.services[service.as_usize() & (SERVICES_MAX - 1)]
     }
 
     /// The counters of a backend.
     #[inline(always)]
     pub fn backend(&self, backend: BackendIndex) -> &BackendCounters {
-        &self.backends[if backend.as_usize() < self.backends.len() { backend.as_usize() } else { 0 }]
+        &self.backends[backend.as_usize() & (BACKENDS_MAX - 1)]
     }
 
     /// The counter of a drop reason.

@@ -161,6 +161,12 @@ impl FlowTable {
         EntryIndex::NONE
     }
 
+    /// The entry that lookup or admit told, without asking whether it is in use.
+    #[inline(always)]
+    pub fn entry_known(&mut self, index: EntryIndex) -> Option<&mut Entry> {
+        self.entries.get_mut(index.as_usize())
+    }
+
     /// An entry in use.
     #[inline(always)]
     pub fn entry(&self, index: EntryIndex) -> Option<&Entry> {

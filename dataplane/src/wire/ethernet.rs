@@ -25,6 +25,44 @@ impl MacAddress {
     }
 }
 
+/// The low 48 bits of a native word, of which a MAC is the first six bytes in memory.
+const MAC_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0]);
+/// The group bit of such a word.
+const GROUP_MASK: u64 = u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 0, 0]);
+
+impl MacAddress {
+    /// The six bytes and two zeros as one native word, to compare at once.
+    #[inline(always)]
+    pub const fn word(self) -> u64 {
+        let [a, b, c, d, e, f] = self.0;
+        u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+    }
+}
+
+/// Which destinations a port takes: one compare of masked words.
+#[derive(Clone, Copy, Debug)]
+pub struct StationFilter {
+    mask: u64,
+    wanted: u64,
+}
+
+impl StationFilter {
+    /// Frames to `station` alone; with `None` every unicast frame.
+    pub fn new(station: Option<MacAddress>) -> Self {
+        match station {
+            Some(station) => Self { mask: MAC_MASK, wanted: station.word() },
+            None => Self { mask: GROUP_MASK, wanted: 0 },
+        }
+    }
+
+    /// Whether the frame is for the port.
+    #[inline(always)]
+    pub fn takes(self, header: Ethernet<'_>) -> bool {
+        let [a, b, c, d, e, f, g, h, ..] = *header.0;
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & self.mask == self.wanted
+    }
+}
+
 impl fmt::Display for MacAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [a, b, c, d, e, g] = self.0;
@@ -43,7 +81,10 @@ impl FromStr for MacAddress {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| (1..=2).contains(&part.len())).ok_or(NotAMacAddress)?;
+            let hexadecimal = |part: &&str| {
+                (1..=2).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit())
+            };
+            let part = parts.next().filter(hexadecimal).ok_or(NotAMacAddress)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| NotAMacAddress)?;
         }
         if parts.next().is_some() { Err(NotAMacAddress) } else { Ok(Self(octets)) }
@@ -69,6 +110,13 @@ impl Ethernet<'_> {
         MacAddress([a, b, c, d, e, f])
     }
 
+    /// The source as [`MacAddress::word`].
+    #[inline(always)]
+    pub fn source_word(self) -> u64 {
+        let [_, _, _, _, _, _, a, b, c, d, e, f, g, h] = *self.0;
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & MAC_MASK
+    }
+
     /// The EtherType of what follows.
     #[inline(always)]
     pub fn ethertype(self) -> u16 {
@@ -90,12 +138,32 @@ mod tests {
         assert_eq!(header.ethertype(), ETHERTYPE_IPV4);
         assert!(!header.destination().is_group());
         assert!(MacAddress([0xff; 6]).is_group());
+        assert_eq!(header.source_word(), header.source().word());
+    }
+
+    #[test]
+    fn a_station_takes_its_own_frames_and_any_takes_all_but_group_frames() {
+        let header = Ethernet(&FRAME);
+        let takes = |station: Option<MacAddress>, header| StationFilter::new(station).takes(header);
+        assert!(takes(Some(header.destination()), header) && takes(None, header));
+        assert!(!takes(Some(MacAddress([2, 0, 0, 0, 0, 2])), header));
+        let mut broadcast = FRAME;
+        broadcast[..6].fill(0xff);
+        assert!(!takes(None, Ethernet(&broadcast)));
+        assert!(!takes(Some(MacAddress([2; 6])), Ethernet(&broadcast)));
     }
 
     #[test]
     fn mac_addresses_are_parsed_and_garbage_is_refused() {
         assert_eq!("02:0:00:00:00:0a".parse(), Ok(MacAddress([2, 0, 0, 0, 0, 10])));
-        for text in ["", "02:00:00:00:00", "02:00:00:00:00:01:02", "02:00:00:00:00:gg", "02-00-00-00-00-01"] {
+        for text in [
+            "",
+            "02:00:00:00:00",
+            "02:00:00:00:00:01:02",
+            "02:00:00:00:00:gg",
+            "02:00:00:00:00:+1",
+            "02-00-00-00-00-01",
+        ] {
             assert_eq!(text.parse::<MacAddress>(), Err(NotAMacAddress), "{text}");
         }
     }

@@ -32,6 +32,12 @@ impl Ipv4<'_> {
         usize::from(self.0[0] & 0xf) * 4
     }
 
+    /// Whether the first byte is the one nearly all packets have: version 4, no options.
+    #[inline(always)]
+    pub fn is_version_4_without_options(self) -> bool {
+        self.0[0] == 0x45
+    }
+
     /// Length in bytes of header and payload, as the header claims.
     #[inline(always)]
     pub fn total_len(self) -> usize {

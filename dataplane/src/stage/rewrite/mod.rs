@@ -3,7 +3,7 @@
 mod dr;
 mod fullnat;
 
-use crate::adjacency::{Adjacency, ClientStations};
+use crate::adjacency::{Adjacency, ClientStations, station_key};
 use crate::burst::{Burst, Finding, Shape};
 use crate::counters::WorkerCounters;
 use crate::flow::tcp_state::{Sender, TcpState};
@@ -40,21 +40,31 @@ pub fn run<P: PacketBuf>(
 }
 
 /// Whether all packets of a burst leave by one port, found out without a branch a packet.
-#[derive(Default)]
 struct Fates {
-    differences: u16,
-    port: Option<PortIndex>,
+    any: u32,
+    all: u32,
+}
+
+/// Above every port: a packet that is not forwarded.
+const ELSEWHERE: u32 = 1 << 16;
+
+impl Default for Fates {
+    fn default() -> Self {
+        Self { any: 0, all: u32::MAX }
+    }
 }
 
 impl Fates {
     #[inline(always)]
     fn add(&mut self, finding: &Finding) {
-        let port = *self.port.get_or_insert(finding.port_out);
-        self.differences |= (finding.port_out.0 ^ port.0) | u16::from(finding.verdict != Verdict::Forward);
+        let is_elsewhere = u32::from(finding.verdict != Verdict::Forward);
+        let fate = u32::from(finding.port_out.0) | is_elsewhere * ELSEWHERE;
+        self.any |= fate;
+        self.all &= fate;
     }
 
     fn common_port(&self) -> Option<PortIndex> {
-        self.port.filter(|_| self.differences == 0)
+        (self.any == self.all && self.any < ELSEWHERE).then_some(PortIndex(self.any as u16))
     }
 }
 
@@ -70,36 +80,34 @@ fn rewrite<P: PacketBuf>(
     now: Millis,
 ) -> Result<PortIndex, DropReason> {
     let LineState { table, stations, .. } = state;
+    let port_in = packet.port();
+    let frame = Frame::split(packet.data_mut(), shape)?;
     // Without an entry its connection was evicted by one admitted in the same burst.
-    let entry = table.entry_mut(index).ok_or(DropReason::TableFull)?;
+    let mut entry = table.entry_known(index).ok_or(DropReason::TableFull)?;
     entry.last_seen = now;
     let backend = counters.backend(entry.backend);
     let (next_hop, traffic) = match entry.rewrite {
         Rewrite::FullnatToClient => (stations.adjacency(entry.client_station), &backend.outbound),
         _ => (adjacencies.get(entry.backend.as_usize()), &backend.inbound),
     };
-    let next_hop = next_hop.filter(|next_hop| next_hop.resolved).ok_or(DropReason::NextHopUnresolved)?;
-    let port_in = packet.port();
-    let frame = Frame::split(packet.data_mut(), shape)?;
-    let mut moved_to = None;
-    match entry.rewrite {
-        Rewrite::FullnatToBackend => {
-            let station = frame.source();
-            if !stations.leads_to(entry.client_station, station, port_in) {
-                moved_to = Some(station);
-            }
-            fullnat::rewrite(frame, entry, next_hop)?;
-        }
-        Rewrite::FullnatToClient => fullnat::rewrite(frame, entry, next_hop)?,
-        Rewrite::Dr | Rewrite::Free => dr::rewrite(frame, entry, next_hop)?,
-    }
+    let next_hop = *next_hop.filter(|next_hop| next_hop.resolved).ok_or(DropReason::NextHopUnresolved)?;
     let port_out = next_hop.port;
-    traffic.add(u64::from(shape.ip_len));
-    if entry.state != TcpState::Udp && (shape.tcp_flags.steers_state() || entry.state == TcpState::SynRecv) {
-        follow_state(table, index, shape);
+    match entry.rewrite {
+        Rewrite::FullnatToClient => fullnat::rewrite(frame, entry, &next_hop)?,
+        Rewrite::FullnatToBackend => {
+            let link = Ethernet(frame.link);
+            if !stations.leads_to(entry.client_station, station_key(link.source_word(), port_in)) {
+                follow_client(table, stations, index, link.source(), port_in);
+                entry = table.entry_known(index).ok_or(DropReason::TableFull)?;
+            }
+            fullnat::rewrite(frame, entry, &next_hop)?;
+        }
+        Rewrite::Dr => dr::rewrite(frame, entry, &next_hop)?,
+        Rewrite::Free => return Err(DropReason::TableFull),
     }
-    if let Some(station) = moved_to {
-        follow_client(table, stations, index, station, port_in);
+    traffic.add(u64::from(shape.ip_len));
+    if shape.tcp_flags.steers_state() || entry.state == TcpState::SynRecv {
+        follow_state(table, index, shape);
     }
     Ok(port_out)
 }
@@ -160,17 +168,11 @@ struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline(always)]
     fn split(data: &'a mut [u8], shape: Shape) -> Result<Self, DropReason> {
-        const OPTIONS_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
-        let (link, rest) = data.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
-        let (ipv4, rest) = rest.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
-        let options_len = usize::from(shape.l4_at).saturating_sub(OPTIONS_AT);
-        let l4 = rest.get_mut(options_len..).ok_or(DropReason::Truncated)?;
+        let (headers, l4) =
+            data.split_at_mut_checked(usize::from(shape.l4_at)).ok_or(DropReason::Truncated)?;
+        let (link, rest) = headers.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let ipv4 = rest.first_chunk_mut().ok_or(DropReason::Truncated)?;
         Ok(Self { link, ipv4, l4 })
-    }
-
-    #[inline(always)]
-    fn source(&self) -> MacAddress {
-        Ethernet(self.link).source()
     }
 
     #[inline(always)]
