@@ -49,7 +49,10 @@ impl fmt::Display for CaptureError {
             Self::Io(error) => error.fmt(f),
             Self::NotACapture => f.write_str("neither a pcap nor a pcapng file"),
             Self::LinkType(found) => {
-                write!(f, "link type {found}: only Ethernet (1) can be replayed; capture on an Ethernet interface, not on \"any\"")
+                write!(
+                    f,
+                    "link type {found}: only Ethernet (1) can be replayed; capture on an Ethernet interface, not on \"any\""
+                )
             }
             Self::Truncated { packet } => {
                 write!(f, "the file ends where packet {packet} should be: the capture was cut short")

@@ -112,7 +112,8 @@ fn port_mac(index: usize, port: &Port) -> MacAddress {
 
 impl Replay {
     fn new(rules: &Rules) -> anyhow::Result<Self> {
-        let macs: Vec<_> = rules.ports.iter().enumerate().map(|(index, port)| port_mac(index, port)).collect();
+        let macs: Vec<_> =
+            rules.ports.iter().enumerate().map(|(index, port)| port_mac(index, port)).collect();
         // A capture holds the frames of both sides, whatever the MAC they were sent to.
         let facts = macs.iter().map(|mac| PortFacts { mac: *mac, is_station: false }).collect();
         let mut builder = Builder::new(facts, 1);
