@@ -225,7 +225,8 @@ fn mbuf_count(rules: &Rules, workers: u32) -> u32 {
     // A cache holds half as much again before it gives back (Mempool Library, "Local Cache").
     let in_caches = (workers + 2) * CACHE_SIZE * 3 / 2;
     let in_bursts = (workers + 1) * 32 * (2 * ports + workers + 2);
-    let sum = in_queues + in_rings + in_caches + in_bursts;
+    let in_drivers: u32 = rules.ports.iter().map(|port| ports::held_mbufs(port, workers)).sum();
+    let sum = in_queues + in_drivers + in_rings + in_caches + in_bursts;
     // Best one less than a power of two (rte_mempool_create).
     (sum + sum / 4).next_power_of_two() - 1
 }
@@ -306,14 +307,12 @@ impl Launch {
         macs: &[MacAddress],
         stop: &Arc<AtomicBool>,
     ) -> anyhow::Result<Vec<WorkerHandle>> {
-        let (mut to_workers, mut from_workers) = self.steering_rings()?;
+        let ends = self.steering_rings()?;
+        let shares = std::mem::take(&mut self.shares);
         let mut handles = Vec::new();
-        for (worker, core) in cores.iter().enumerate() {
-            let ports = std::mem::take(&mut self.shares[worker]);
-            let (to, from) =
-                (std::mem::take(&mut to_workers[worker]), std::mem::take(&mut from_workers[worker]));
+        for (worker, ((core, ends), ports)) in cores.iter().zip(ends).zip(shares).enumerate() {
             let start = WorkerStart {
-                device: WorkerDevice::new(ports, to, from),
+                device: WorkerDevice::new(ports, ends.to, ends.from),
                 worker: WorkerIndex(worker as u16),
                 core: *core,
                 eal: self.eal.clone(),
@@ -329,25 +328,31 @@ impl Launch {
         Ok(handles)
     }
 
-    /// A ring from every worker to every other: by sender, and by receiver.
-    fn steering_rings(&self) -> anyhow::Result<(Vec<Vec<Option<Producer>>>, Vec<Vec<Consumer>>)> {
-        let count = usize::from(self.worker_count);
-        let (mut to, mut from) = (Vec::new(), Vec::new());
-        to.resize_with(count, Vec::new);
-        from.resize_with(count, Vec::new);
-        for sender in 0..count {
-            for receiver in 0..count {
+    /// A ring from every worker to every other.
+    fn steering_rings(&self) -> anyhow::Result<Vec<SteeringEnds>> {
+        let mut ends: Vec<SteeringEnds> = Vec::new();
+        ends.resize_with(usize::from(self.worker_count), SteeringEnds::default);
+        for sender in 0..ends.len() {
+            for receiver in 0..ends.len() {
                 if sender == receiver {
-                    to[sender].push(None);
+                    ends[sender].to.push(None);
                     continue;
                 }
                 let (producer, consumer) = self.channel(&format!("steer.{sender}.{receiver}"))?;
-                to[sender].push(Some(producer));
-                from[receiver].push(consumer);
+                ends[sender].to.push(Some(producer));
+                ends[receiver].from.push(consumer);
             }
         }
-        Ok((to, from))
+        Ok(ends)
     }
+}
+
+/// One worker's ends of the rings between workers.
+#[derive(Default)]
+struct SteeringEnds {
+    /// By receiver; none to itself.
+    to: Vec<Option<Producer>>,
+    from: Vec<Consumer>,
 }
 
 /// What a worker's thread starts with.

@@ -1,12 +1,15 @@
 //! Opens the ports of the rules: their device arguments in DPDK's words, their queues, their MACs.
 
 use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::Context;
 use dataplane::wire::ethernet::MacAddress;
 use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue, TxQueue};
 
+use crate::endless;
 use crate::rules::build::PortFacts;
 use crate::rules::{self, Device};
 
@@ -28,6 +31,16 @@ pub struct OpenPort {
     pub mtu: u16,
 }
 
+/// Mbufs a port may hold beyond its descriptors: af_xdp's driver keeps 2,048 in each queue's fill ring
+/// (`ETH_AF_XDP_DFLT_NUM_DESCS`), and net_pcap with `infinite_rx=1` every packet of its files (PCAP PMD guide).
+pub fn held_mbufs(port: &rules::Port, worker_count: u32) -> u32 {
+    match &port.device {
+        Device::AfXdp { .. } => 2_048 * worker_count,
+        Device::Devargs(text) => endless::packets_held(text),
+        _ => 0,
+    }
+}
+
 /// The EAL options that ports need before they can be opened: PCI devices are named, all others left alone.
 pub fn eal_arguments(ports: &[rules::Port]) -> Vec<String> {
     let pci: Vec<_> = ports
@@ -45,14 +58,46 @@ pub fn eal_arguments(ports: &[rules::Port]) -> Vec<String> {
 /// # Errors
 /// What DPDK says, with what the rules asked for.
 pub fn open(eal: &Eal, port: &rules::Port, worker_count: u16, pool: &Mempool) -> anyhow::Result<OpenPort> {
-    let mut device = match &port.device {
-        Device::Pci { address } => Port::find(eal, address),
-        device => Port::attach(eal, &device_arguments(&port.name, device, worker_count)),
+    let what = || format!("[[port]] {}: device \"{}\"", port.name, port.device);
+    let mut device = attach(eal, port, worker_count).with_context(what)?;
+    start(&mut device, port, worker_count, pool).with_context(what).map(|(rx, tx, facts, mtu)| OpenPort {
+        port: device,
+        rx,
+        tx,
+        facts,
+        mtu,
+    })
+}
+
+fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Port> {
+    let arguments = |queues| device_arguments(&port.name, &port.device, queues);
+    match &port.device {
+        Device::Pci { address } => Ok(Port::find(eal, address)?),
+        Device::AfXdp { interface } => {
+            let queues = worker_count.min(kernel_rx_queues(interface));
+            // A driver may offer fewer combined queues than it has receive queues (veth offers one).
+            match Port::attach(eal, &arguments(queues)) {
+                Err(_) if queues > 1 => Ok(Port::attach(eal, &arguments(1))?),
+                attached => Ok(attached?),
+            }
+        }
+        Device::Memif { socket } => {
+            remove_dead_socket(socket)?;
+            Ok(Port::attach(eal, &arguments(worker_count))?)
+        }
+        _ => Ok(Port::attach(eal, &arguments(worker_count))?),
     }
-    .with_context(|| format!("[[port]] {}: device \"{}\"", port.name, port.device))?;
-    start(&mut device, port, worker_count, pool)
-        .with_context(|| format!("[[port]] {}: device \"{}\"", port.name, port.device))
-        .map(|(rx, tx, facts, mtu)| OpenPort { port: device, rx, tx, facts, mtu })
+}
+
+/// A memif server that was killed leaves its socket, and nobody can listen there again before it is removed.
+fn remove_dead_socket(socket: &Path) -> anyhow::Result<()> {
+    let is_socket = fs::metadata(socket).is_ok_and(|file| file.file_type().is_socket());
+    // memif's sockets are of another type (SOCK_SEQPACKET), so a live one refuses for that reason, not for want of a listener.
+    let refused = UnixStream::connect(socket).err().map(|error| error.kind());
+    if is_socket && refused == Some(std::io::ErrorKind::ConnectionRefused) {
+        fs::remove_file(socket)?;
+    }
+    Ok(())
 }
 
 type Started = (Vec<RxQueue>, Vec<TxQueue>, PortFacts, u16);
@@ -93,9 +138,9 @@ fn is_station(device: &Device) -> bool {
     }
 }
 
-/// `device` in DPDK's words (Network Interface Controller Drivers guide, 22.11), named after the port so that ports of
-/// one kind differ.
-fn device_arguments(name: &str, device: &Device, worker_count: u16) -> String {
+/// `device` with `queues` queues in DPDK's words (Network Interface Controller Drivers guide, 22.11), named after the
+/// port so that ports of one kind differ.
+fn device_arguments(name: &str, device: &Device, queues: u16) -> String {
     match device {
         Device::Pcap { input, output } => {
             let output =
@@ -105,12 +150,11 @@ fn device_arguments(name: &str, device: &Device, worker_count: u16) -> String {
         // 2,048 frames of 2,048 bytes a ring and queue, in blocks of 64 KiB: 4 MiB each way, enough for the bursts
         // of a 64 KiB TCP window from some dozens of senders.
         Device::AfPacket { interface } => format!(
-            "net_af_packet_{name},iface={interface},qpairs={worker_count},blocksz=65536,framesz=2048,framecnt=2048"
+            "net_af_packet_{name},iface={interface},qpairs={queues},blocksz=65536,framesz=2048,framecnt=2048"
         ),
-        Device::AfXdp { interface } => format!(
-            "net_af_xdp_{name},iface={interface},start_queue=0,queue_count={}",
-            worker_count.min(kernel_rx_queues(interface))
-        ),
+        Device::AfXdp { interface } => {
+            format!("net_af_xdp_{name},iface={interface},start_queue=0,queue_count={queues}")
+        }
         Device::Tap { interface } => format!("net_tap_{name},iface={interface}"),
         // Who comes first makes the socket; the other connects to it.
         Device::Memif { socket } => format!(

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::rules::build::{BackendKey, Builder, Built, service_key};
 use crate::rules::{self, Rules};
+use crate::slow_path::{ClassSnapshot, TwinSnapshot};
 
 /// Everything, summed over the workers, since the start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -33,6 +34,8 @@ pub struct Report {
     pub packets: PacketReport,
     /// Connections.
     pub flows: FlowReport,
+    /// Packets between ports and their kernel twins, by the name of the port; only ports with a twin.
+    pub slow_path: BTreeMap<String, TwinSnapshot>,
 }
 
 /// One port.
@@ -248,6 +251,7 @@ pub fn report(
             evicted: sum(&|worker| worker.evicted.value()),
             entries: sum(&|worker| worker.table_used.value()),
         },
+        slow_path: BTreeMap::new(),
     }
 }
 
@@ -373,6 +377,15 @@ impl Report {
             writeln!(f, "  {reason:<22}{count:>14}")?;
         }
         let FlowReport { open, opened, expired, evicted, entries } = self.flows;
+        for (port, twin) in &self.slow_path {
+            let ClassSnapshot { to_kernel, from_kernel, policed, twin_refused, worker_ring_full } =
+                twin.total();
+            writeln!(
+                f,
+                "twin of {port}: {to_kernel} packets to the kernel, {from_kernel} from it; lost: {policed} policed, \
+                 {twin_refused} refused by the twin, {worker_ring_full} ring full"
+            )?;
+        }
         writeln!(
             f,
             "connections: {open} open ({entries} table entries), {opened} made, {expired} expired, {evicted} evicted"

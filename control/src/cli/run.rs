@@ -1,5 +1,6 @@
 //! `crossdock run`: the load balancer, in the foreground.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ enum Summary {
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).init();
+        let colours = std::io::stderr().is_terminal();
+        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(colours).init();
         let Self { config, duration, until_idle, summary } = self;
         let report = director::run(&Options { rules: config, duration, until_idle })?;
         match summary {

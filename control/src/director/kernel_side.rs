@@ -7,6 +7,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use dataplane::index::PortIndex;
 use dataplane::wire::ethernet::MacAddress;
+use futures_util::future::select_all;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
@@ -20,7 +21,8 @@ use crate::rules::{Announce, Device, Port, Rules};
 /// What must be in place before the ports open and go after they close.
 #[derive(Debug, Default)]
 pub(super) struct Guards {
-    shields: Vec<Shield>,
+    /// By interface.
+    shields: Vec<(String, Shield)>,
     xdp: Vec<XdpGuard>,
 }
 
@@ -39,7 +41,7 @@ impl Guards {
                             port.name
                         );
                     }
-                    guards.shields.push(shield);
+                    guards.shields.push((interface.clone(), shield));
                 }
                 Device::AfXdp { interface } => {
                     let handle = kernel::connect()?;
@@ -53,9 +55,26 @@ impl Guards {
         Ok(guards)
     }
 
+    /// Ends when somebody has taken a shield away; puts it back.
+    ///
+    /// # Errors
+    /// When it cannot be put back: from then on the kernel answers on that interface as well.
+    pub(super) async fn restore_lost(&mut self) -> anyhow::Result<()> {
+        if self.shields.is_empty() {
+            std::future::pending::<()>().await;
+        }
+        let mut lost: Vec<_> = self.shields.iter_mut().map(|(_, shield)| Box::pin(shield.lost())).collect();
+        let (reason, which, _) = select_all(lost.drain(..)).await;
+        drop(lost);
+        warn!("{reason}; putting it back");
+        let interface = self.shields[which].0.clone();
+        self.shields[which].1 = Shield::install(&kernel::connect()?, &interface).await?;
+        Ok(())
+    }
+
     /// Takes everything away.
     pub(super) async fn remove(self) {
-        for shield in self.shields {
+        for (_, shield) in self.shields {
             if let Err(reason) = shield.remove().await {
                 warn!("{reason}");
             }

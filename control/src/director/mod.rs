@@ -67,7 +67,7 @@ async fn direct(options: &Options, rules: Rules) -> anyhow::Result<Report> {
     // From here on a signal ends the process in order.
     let mut signals = Signals::listen()?;
     let mut socket = Socket::bind(&rules.control.socket)?;
-    let guards = Guards::install(&rules).await?;
+    let mut guards = Guards::install(&rules).await?;
     let running = launch::launch(&rules)?;
     announce(&running);
     let mut director = Director::new(running, rules, KernelSide::default()).await?;
@@ -76,7 +76,7 @@ async fn direct(options: &Options, rules: Rules) -> anyhow::Result<Report> {
         tokio::spawn(serve);
     }
     info!("ready: {}", director.describe());
-    let ended = watch(options, &mut director, &mut signals).await;
+    let ended = watch(options, &mut director, &mut signals, &mut guards).await;
     let report = director.stop().await;
     guards.remove().await;
     ended?;
@@ -97,7 +97,12 @@ fn announce(running: &Running) {
 }
 
 /// Everything that happens while it runs.
-async fn watch(options: &Options, director: &mut Director, signals: &mut Signals) -> anyhow::Result<()> {
+async fn watch(
+    options: &Options,
+    director: &mut Director,
+    signals: &mut Signals,
+    guards: &mut Guards,
+) -> anyhow::Result<()> {
     let end = sleep(options.duration.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(u32::MAX.into())));
     tokio::pin!(end);
     let mut look = interval(LOOK_EVERY);
@@ -110,6 +115,7 @@ async fn watch(options: &Options, director: &mut Director, signals: &mut Signals
             () = &mut end, if options.duration.is_some() => return Ok(()),
             _ = signals.hangup.recv() => reload(options, director).await,
             () = director.next_hops_changed() => director.follow_next_hops().await,
+            restored = guards.restore_lost() => restored?,
             _ = look.tick() => {
                 if director.has_lost_a_thread() {
                     bail!("a thread of the data path has ended; see the messages above");

@@ -19,6 +19,7 @@ use crate::report::{self, Accounts, Report};
 use crate::rules::Rules;
 use crate::rules::build::{Builder, Built, NextHops, static_next_hops};
 use crate::rules::slots::Census;
+use crate::slow_path::SlowPathCounters;
 
 /// How long workers may take to take up rules. They do so between two bursts.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(10);
@@ -33,6 +34,7 @@ struct Inner {
     builder: Builder,
     accounts: Accounts,
     counters: Vec<Arc<WorkerCounters>>,
+    slow_path: Arc<SlowPathCounters>,
 }
 
 impl Shared {
@@ -46,7 +48,11 @@ impl Reporter for Shared {
         let inner = self.lock();
         let workers: Vec<_> = inner.counters.iter().map(AsRef::as_ref).collect();
         let seconds = inner.started.elapsed().as_secs_f64();
-        report::report(seconds, &inner.rules, &inner.builder, &inner.accounts, &workers)
+        let report = report::report(seconds, &inner.rules, &inner.builder, &inner.accounts, &workers);
+        let ports = inner.rules.ports.iter().enumerate().filter(|(_, port)| port.kernel);
+        let twins =
+            ports.map(|(index, port)| (port.name.clone(), inner.slow_path.snapshot(PortIndex(index as u16))));
+        Report { slow_path: twins.collect(), ..report }
     }
 }
 
@@ -67,6 +73,7 @@ impl Director {
             rules: Arc::new(rules),
             builder: Builder::new(facts, running.workers.len() as u16),
             accounts: Accounts::default(),
+            slow_path: Arc::clone(&running.slow_path_counters),
             counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
         };
         let next_hops = NextHops::new();

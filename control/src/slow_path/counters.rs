@@ -2,7 +2,7 @@
 
 use dataplane::counters::Counter;
 use dataplane::index::{PORTS_MAX, PortIndex};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::classify::Class;
 
@@ -52,7 +52,7 @@ impl SlowPathCounters {
 }
 
 /// [`TwinCounters`] as numbers: packets since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct TwinSnapshot {
     /// ARP and neighbour discovery.
     pub arp: ClassSnapshot,
@@ -81,7 +81,7 @@ impl TwinSnapshot {
 }
 
 /// [`ClassCounters`] as numbers: packets since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct ClassSnapshot {
     /// See [`ClassCounters::to_kernel`].
     pub to_kernel: u64,

@@ -10,5 +10,6 @@ mod leftovers;
 mod refusals;
 mod reload;
 mod summary;
+mod system_calls;
 mod twin;
 mod udp;

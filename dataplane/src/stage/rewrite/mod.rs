@@ -58,7 +58,7 @@ impl Fates {
     #[inline(always)]
     fn add(&mut self, finding: &Finding) {
         let is_elsewhere = u32::from(finding.verdict != Verdict::Forward);
-        let fate = u32::from(finding.port_out.0) | is_elsewhere * ELSEWHERE;
+        let fate = u32::from(finding.port_out.0) | (is_elsewhere * ELSEWHERE);
         self.any |= fate;
         self.all &= fate;
     }
