@@ -12,7 +12,7 @@ needs() {
   cat <<'TABLE'
 build                command:cc                 gcc
 build                header:stdlib.h            libc6-dev
-build                command:pkg-config         pkg-config
+build,run,test,bench command:pkg-config         pkg-config
 build                libclang                   libclang-dev
 build,run,test,bench module:libdpdk             libdpdk-dev
 build,run,test       command:jq                 jq
@@ -20,13 +20,14 @@ run,test             command:ip                 iproute2
 run,test             command:sysctl             procps
 run,test             command:ethtool            ethtool
 run,test             command:nft                nftables
-run,test             command:nginx              nginx-light
+run,test             command:nginx              nginx
 run,test             command:curl               curl
 run,test             command:wrk                wrk
 run,test             command:ping               iputils-ping
 run,test             command:arping             iputils-arping
 test                 command:socat              socat
 test                 command:strace             strace
+test                 command:tcpdump            tcpdump
 test                 command:tshark             tshark
 test                 command:valgrind           valgrind
 test,bench           command:dpdk-testpmd       dpdk-dev
