@@ -279,7 +279,9 @@ impl FlowTable {
         evicted: &mut Evicted,
     ) -> Result<(), TableFull> {
         if !self.place(entry.hash, index) {
-            self.evict_from_buckets(entry.hash, now, evicted)?;
+            // The pair's other flow may have just taken its place here: it must not go for this one.
+            let spared = if entry.is_paired() { index.peer() } else { EntryIndex::NONE };
+            self.evict_from_buckets(entry.hash, spared, now, evicted)?;
             if !self.place(entry.hash, index) {
                 return Err(TableFull);
             }
@@ -372,10 +374,11 @@ impl FlowTable {
         Ok(())
     }
 
-    /// Evicts one connection that has an item in either bucket of `hash`.
+    /// Evicts one connection that has an item in either bucket of `hash`, but not that of `spared`.
     fn evict_from_buckets(
         &mut self,
         hash: FlowHash,
+        spared: EntryIndex,
         now: Millis,
         evicted: &mut Evicted,
     ) -> Result<(), TableFull> {
@@ -383,7 +386,8 @@ impl FlowTable {
         let places = [first, self.other_bucket(first, tag_of(hash))];
         let items = places
             .map(|place| self.buckets.get(place).map_or([EntryIndex::NONE; 8], |bucket| bucket.entries));
-        let victim = self.choose_victim(items.into_iter().flatten(), now).ok_or(TableFull)?;
+        let others = items.into_iter().flatten().filter(|item| *item != spared);
+        let victim = self.choose_victim(others, now).ok_or(TableFull)?;
         evicted.extend(self.remove(victim));
         Ok(())
     }
@@ -487,6 +491,34 @@ mod tests {
         let entry = entry(&table, 102, Rewrite::Dr, TcpState::SynRecv, now);
         assert_eq!(table.insert(entry, now, &mut evicted), Err(TableFull));
         assert_eq!(table.used(), 64);
+    }
+
+    /// The first entry from `number` on that can only lie in `bucket`.
+    fn pinned(table: &FlowTable, bucket: usize, rewrite: Rewrite, number: u32) -> Entry {
+        let entries = (number..).map(|number| entry(table, number, rewrite, TcpState::SynRecv, Millis(0)));
+        let lies_there = |entry: &Entry| {
+            let first = table.first_bucket(entry.hash);
+            first == bucket && table.other_bucket(first, tag_of(entry.hash)) == bucket
+        };
+        entries.into_iter().find(lies_there).unwrap()
+    }
+
+    #[test]
+    fn a_new_pair_whose_flows_share_a_full_bucket_does_not_evict_itself() {
+        let mut table = FlowTable::new(40, Backing::Plain, SECRET).unwrap();
+        let mut evicted = Evicted::new();
+        for number in 0..9 {
+            let backs_bucket = if number < 8 { 1 } else { 0 };
+            let forward = pinned(&table, 0, Rewrite::FullnatToBackend, number * 1_000_000);
+            let back = pinned(&table, backs_bucket, Rewrite::FullnatToClient, number * 1_000_000 + 500_000);
+            let index = table.insert_pair(forward, back, Millis(0), &mut evicted).unwrap();
+            assert!(evicted.iter().all(|gone| gone.key != forward.key));
+            assert_eq!(table.find(forward.hash, &forward.key), index);
+            assert_eq!(table.find(back.hash, &back.key), index.peer());
+        }
+        assert_eq!((evicted.len(), table.used()), (2, 14), "a place for each of its flows");
+        let items = table.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count();
+        assert_eq!(items, 14, "no item is left behind");
     }
 
     #[test]
