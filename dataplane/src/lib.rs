@@ -1,6 +1,6 @@
 //! The packet line: packets in, packets out.
 //!
-//! A packet's walk is one file per step in [`stage`], called in order by [`line`]; [`worker`] is the poll
+//! A packet's walk is one file per step in [`stage`], called in order by [`mod@line`]; [`worker`] is the poll
 //! loop around it. What it is not: it knows no DPDK, no clock and no configuration. Devices come in through
 //! [`device::Device`], the time through [`time::Clock`], rules as an immutable [`rules::Ruleset`]. So the
 //! whole line runs in unit tests, property tests and `crossdock replay` on plain memory.

@@ -10,7 +10,7 @@ use control::rules::Rules;
 /// Run captured packets through the rules: what would leave, what would be dropped and why
 ///
 /// The same packet line as `run`, on plain memory: neither DPDK nor root is needed, and the time is the capture's.
-/// Next hops are those of [[neighbour]] in the rules.
+/// Next hops are those of `[[neighbour]]` in the rules.
 #[derive(Debug, Args)]
 pub(crate) struct Replay {
     /// The rules

@@ -1,6 +1,6 @@
 //! The flow table: which connection a packet belongs to, and what rewrite needs for it, ready-made.
 //!
-//! One table per worker, owned by it alone. [`table`] finds, inserts and evicts; [`slab`] hands out the
+//! One table per worker, owned by it alone. [`table`] finds, inserts and evicts; `slab` hands out the
 //! 64-byte entries; [`expiry`] is the hand that sweeps; [`tcp_state`] follows a TCP connection.
 
 pub mod entry;

@@ -7,7 +7,7 @@
 //! items a bucket; when every entry is in use, 90 % of the items are.
 //!
 //! When there is no room, connections that never opened go first, then the idlest within reach of a clock
-//! hand; one that moved within [`IDLE_MIN_MS`] is never evicted for a newcomer.
+//! hand; one that moved within `IDLE_MIN_MS` is never evicted for a newcomer.
 
 use std::io;
 
