@@ -70,7 +70,7 @@ pub fn open(eal: &Eal, port: &rules::Port, worker_count: u16, pool: &Mempool) ->
 }
 
 fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Port> {
-    let arguments = |queues| device_arguments(&port.name, &port.device, queues);
+    let arguments = |queues| device_arguments(port, queues);
     match &port.device {
         Device::Pci { address } => Ok(Port::find(eal, address)?),
         Device::AfXdp { interface } => {
@@ -118,7 +118,9 @@ fn start(
     };
     device.configure(&config, pool)?;
     let (rx, tx) = device.start()?;
-    if let Some(mac) = port.mac {
+    if let Some(mac) = port.mac
+        && device.mac()? != mac.0
+    {
         device.set_mac(mac.0)?;
     }
     let facts = PortFacts { mac: MacAddress(device.mac()?), is_station: is_station(&port.device) };
@@ -140,8 +142,11 @@ fn is_station(device: &Device) -> bool {
 
 /// `device` with `queues` queues in DPDK's words (Network Interface Controller Drivers guide, 22.11), named after the
 /// port so that ports of one kind differ.
-fn device_arguments(name: &str, device: &Device, queues: u16) -> String {
-    match device {
+fn device_arguments(port: &rules::Port, queues: u16) -> String {
+    let name = &port.name;
+    // Drivers that take their MAC here and cannot change it later.
+    let mac = port.mac.map(|mac| format!(",mac={mac}")).unwrap_or_default();
+    match &port.device {
         Device::Pcap { input, output } => {
             let output =
                 output.as_ref().map(|path| format!(",tx_pcap={}", path.display())).unwrap_or_default();
@@ -155,10 +160,10 @@ fn device_arguments(name: &str, device: &Device, queues: u16) -> String {
         Device::AfXdp { interface } => {
             format!("net_af_xdp_{name},iface={interface},start_queue=0,queue_count={queues}")
         }
-        Device::Tap { interface } => format!("net_tap_{name},iface={interface}"),
+        Device::Tap { interface } => format!("net_tap_{name},iface={interface}{mac}"),
         // Who comes first makes the socket; the other connects to it.
         Device::Memif { socket } => format!(
-            "net_memif_{name},role={},socket={},socket-abstract=no",
+            "net_memif_{name},role={},socket={},socket-abstract=no{mac}",
             if socket.exists() { "client" } else { "server" },
             socket.display()
         ),

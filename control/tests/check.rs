@@ -1,5 +1,5 @@
 //! `crossdock check`, the real binary, on every file in `tests/rules`: exit code and every byte it prints are
-//! compared with the `.txt` beside the `.toml`. `CROSSDOCK_BLESS=1 cargo test -p control --test check`
+//! compared with the `.txt` beside the `.toml`. `CROSSDOCK_GOLDEN=rewrite cargo test -p control --test check`
 //! rewrites them, for review in git.
 
 use std::fs;
@@ -41,7 +41,7 @@ fn check(file: &str) -> Outcome {
 
 #[test]
 fn every_rules_file_gets_the_answer_that_stands_beside_it() {
-    let bless = std::env::var_os("CROSSDOCK_BLESS").is_some();
+    let bless = std::env::var_os("CROSSDOCK_GOLDEN").is_some_and(|mode| mode == "rewrite");
     let files = files_ending(&directory(), "toml");
     assert_eq!(
         files.iter().map(|file| file.with_extension("txt")).filter(|text| text.exists()).count(),

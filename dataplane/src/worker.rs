@@ -137,6 +137,10 @@ impl<D: Device, C: Clock> Worker<D, C> {
     /// packet.
     pub fn turn(&mut self) -> bool {
         self.take_up_rules();
+        if self.line.rules.revision == 0 {
+            // Without rules every packet would be dropped: until there are some they wait in their queues.
+            return false;
+        }
         let now = self.clock.now();
         let mut busy = false;
         for port in (0..self.device.port_count()).map(|port| PortIndex(port as u16)) {
