@@ -224,7 +224,7 @@ def parse_arguments():
     parser.add_argument("--binary", required=True)
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--runs", required=True, type=int)
-    parser.add_argument("--seconds", required=True, type=float)
+    parser.add_argument("--seconds", required=True, type=int)
     parser.add_argument("--commit", default="")
     return parser.parse_args()
 
