@@ -36,6 +36,7 @@ class Program:
 
     def __init__(self, name, directory):
         self.name = name
+        self.directory = directory
         self.errors = directory / f"{name}.err"
         self.child = None
 
@@ -89,14 +90,16 @@ class Macswap(Program):
 
     def __enter__(self):
         eal = ["-l", f"{self.cores.control},{self.cores.worker}", "--main-lcore", str(self.cores.control)]
-        eal += ["--no-pci", "--in-memory", "--no-telemetry", f"--file-prefix=crossdock-bench-{os.getpid()}"]
+        eal += ["--no-pci", "--in-memory", "--no-telemetry"]
         eal += ["--vdev", f"net_pcap0,rx_pcap={self.capture},infinite_rx=1"]
         own = ["--interactive", "--auto-start", "--forward-mode=macswap", f"--burst={self.BURST}", "--nb-cores=1"]
         own += ["--rxq=1", "--txq=1", f"--rxd={self.DESCRIPTORS}", f"--txd={self.DESCRIPTORS}"]
         own += [f"--total-num-mbufs={self.MBUFS}", f"--mbcache={self.CACHE}"]
         # Its output is a pipe, which printf would fill in blocks of 4 KiB.
         command = ["stdbuf", "-oL", "dpdk-testpmd", *eal, "--", *own]
-        self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # DPDK makes a directory even with --in-memory, in /run/dpdk unless told otherwise, and leaves it.
+        environment = os.environ | {"RUNTIME_DIRECTORY": str(self.directory)}
+        self.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         return self
 
     def wait_until_warm(self):

@@ -11,13 +11,17 @@ use testbed::lab::top;
 
 const ROWS: [(&str, u64); 4] = [("dr", 4_096), ("dr", 65_536), ("fullnat", 4_096), ("fullnat", 65_536)];
 
+/// What testpmd would leave behind, if nobody told it another place.
+const TESTPMD_RUNTIME: &str = "/run/dpdk/rte";
+
 #[test]
 fn the_benchmark_writes_every_row_with_its_single_figures() {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let output = directory.path().join("results.json");
-    let pages_before = reserved_huge_pages();
+    let (pages_before, runtime_before) = (reserved_huge_pages(), Path::new(TESTPMD_RUNTIME).exists());
     let results = bench(&output);
     assert_eq!(reserved_huge_pages(), pages_before, "huge pages reserved before and after");
+    assert_eq!(Path::new(TESTPMD_RUNTIME).exists(), runtime_before, "{TESTPMD_RUNTIME} before and after");
     let rows = results["results"].as_array().expect("a list of rows");
     assert_eq!(rows.len(), ROWS.len());
     for (row, (mode, flows)) in rows.iter().zip(ROWS) {
