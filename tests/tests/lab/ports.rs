@@ -14,7 +14,7 @@ use testbed::process::{Process, until};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn golden(file: &str) -> String {
-    top().join("control/tests/golden/dr-tcp").join(file).display().to_string()
+    top().join("control/tests/golden/mh").join(file).display().to_string()
 }
 
 /// The rules of the golden capture, on another device and on the last core.
@@ -122,7 +122,7 @@ fn two_crossdocks_over_shared_memory() {
     assert!(Path::new(&socket).exists(), "the first makes the socket");
     // Every backend of the player is the other Crossdock.
     let player = rules(&format!("net_pcap0,rx_pcap={},infinite_rx=1", golden("in.pcap")));
-    let player = ["02:00:00:00:01:0b", "02:00:00:00:01:0c", "02:00:00:00:01:0d"]
+    let player = ["02:00:00:00:01:0b", "02:00:00:00:01:0c", "02:00:00:00:01:0d", "02:00:00:00:01:0e"]
         .iter()
         .fold(player, |rules, backend| replaced(&rules, backend, mac));
     let player = replaced(&player, "port    = \"front\"", "port    = \"wire\"");
