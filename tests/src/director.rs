@@ -27,16 +27,18 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// A file of `configs/`, with one worker on the machine's last core so that counts are exact and one core is enough.
+/// A file of `configs/`, with one worker on the machine's last core so that counts are exact and one core is enough, and
+/// on plain memory, so that it does not matter how many huge pages others on this machine have taken.
 ///
 /// # Panics
 ///
-/// When there is no such file, or it no longer says `workers = "auto"`.
+/// When there is no such file, or it no longer says `workers = "auto"` and `memory  = "auto"`.
 #[must_use]
 pub fn rules(name: &str) -> String {
     let path = top().join("configs").join(name);
     let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     let last_core = std::thread::available_parallelism().expect("the number of cores").get() - 1;
+    let text = replaced(&text, r#"memory  = "auto""#, r#"memory  = "plain""#);
     replaced(&text, r#"workers = "auto""#, &format!("workers = [{last_core}]"))
 }
 

@@ -8,13 +8,15 @@ use testbed::director::{Director, replaced, rules};
 use testbed::lab::{BACKENDS, Lab, VIP};
 use testbed::process::{Process, until};
 
-/// Argument 1 is the VIP, 2 how many datagrams, 3 the payload's size: prints the first line of every answer, after it has
-/// seen that the payload came back. A socket a datagram, so each is a flow of its own.
+/// Argument 1 is the VIP, 2 how many datagrams, 3 the payload's size, 4 the first l4_port to send from: prints the first line
+/// of every answer, after it has seen that the payload came back. A socket a datagram, and no l4_port twice, so each is a
+/// flow of its own.
 const CLIENT: &str = r#"
 import os, socket, sys
-for _ in range(int(sys.argv[2])):
+for number in range(int(sys.argv[2])):
     s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     s.settimeout(5)
+    s.bind(("", int(sys.argv[4]) + number))
     s.connect((sys.argv[1], 5353))
     payload = os.urandom(int(sys.argv[3]))
     s.send(payload)
@@ -45,8 +47,8 @@ fn dr_spreads_datagrams_and_the_backends_answer() {
 
 fn assert_datagrams_are_spread(lab: &Lab) {
     // One byte, an odd size, and the most that fits a frame beside the backend's name (1500 - 28 - 9).
-    for size in ["1", "333", "1463"] {
-        let out = lab.succeed("client", &["python3", "-c", CLIENT, VIP, "27", size]);
+    for (size, first_port) in [("1", "20000"), ("333", "20100"), ("1463", "20200")] {
+        let out = lab.succeed("client", &["python3", "-c", CLIENT, VIP, "27", size, first_port]);
         let mut answers = BTreeMap::new();
         for name in out.lines() {
             *answers.entry(name).or_insert(0) += 1;
