@@ -7,7 +7,7 @@
 //! come from, as DPVS's `fast_xmit` does, so no route to the client is needed.
 
 use crate::index::{AdjacencyIndex, PORTS_MAX, PortIndex};
-use crate::wire::ethernet::MacAddress;
+use crate::wire::ethernet::{ETHERTYPE_IPV4, MacAddress};
 
 /// The MACs of an outgoing frame, and the port it leaves by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,7 +87,7 @@ impl ClientStations {
 
     /// The row of `station` on `port`, taken into use by one more flow; `None` when all rows are in use.
     pub fn hold(&mut self, station: MacAddress, port: PortIndex) -> Option<AdjacencyIndex> {
-        let key = station_key(station.word(), port);
+        let key = station_key(station.with_type(ETHERTYPE_IPV4), port);
         let start = place_of(key);
         let mut free = None;
         for place in (0..PROBES).map(|step| (start + step) % PLACES) {
@@ -147,11 +147,12 @@ impl ClientStations {
     }
 }
 
-/// A station's MAC (as [`MacAddress::word`]) and the port it is reached by, in one word.
+/// A station and the port it is reached by, in one word: the last eight bytes of an IPv4 frame's Ethernet header,
+/// in which the EtherType, always the same, makes room for the port.
 #[inline(always)]
-pub const fn station_key(mac_word: u64, port: PortIndex) -> u64 {
+pub const fn station_key(source_and_type: u64, port: PortIndex) -> u64 {
     let [a, b] = port.0.to_ne_bytes();
-    mac_word | u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
+    source_and_type ^ u64::from_ne_bytes([0, 0, 0, 0, 0, 0, a, b])
 }
 
 fn place_of(key: u64) -> usize {
@@ -167,6 +168,10 @@ mod tests {
         MacAddress([2, 0, 0, 0, a, b])
     }
 
+    fn key_of(number: u16, port: u16) -> u64 {
+        station_key(station(number).with_type(ETHERTYPE_IPV4), PortIndex(port))
+    }
+
     #[test]
     fn a_station_has_one_row_while_flows_use_it() {
         let mut stations = ClientStations::new(&[MacAddress([2; 6]), MacAddress([4; 6])]);
@@ -175,8 +180,8 @@ mod tests {
         assert_ne!(stations.hold(station(1), PortIndex(0)), Some(first));
         let way = Adjacency::resolved(station(1), MacAddress([4; 6]), PortIndex(1));
         assert_eq!(stations.adjacency(first), Some(&way));
-        assert!(stations.leads_to(first, station_key(station(1).word(), PortIndex(1))));
-        assert!(!stations.leads_to(first, station_key(station(2).word(), PortIndex(1))));
+        assert!(stations.leads_to(first, key_of(1, 1)));
+        assert!(!stations.leads_to(first, key_of(2, 1)));
     }
 
     #[test]
@@ -186,7 +191,7 @@ mod tests {
             (0..ROWS as u16).map(|n| stations.hold(station(n), PortIndex(0)).unwrap()).collect();
         assert_eq!(stations.hold(station(60_000), PortIndex(0)), None, "all in use");
         for (number, row) in rows.iter().enumerate() {
-            assert!(stations.leads_to(*row, station_key(station(number as u16).word(), PortIndex(0))));
+            assert!(stations.leads_to(*row, key_of(number as u16, 0)));
         }
         rows.iter().for_each(|row| stations.release(*row));
         for number in 10_000..18_000 {

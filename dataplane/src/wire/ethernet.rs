@@ -31,11 +31,17 @@ const MAC_MASK: u64 = u64::from_ne_bytes([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0,
 const GROUP_MASK: u64 = u64::from_ne_bytes([1, 0, 0, 0, 0, 0, 0, 0]);
 
 impl MacAddress {
-    /// The six bytes and two zeros as one native word, to compare at once.
+    /// The MAC in such a word as [`Ethernet::source_and_type`] gives.
+    pub const fn from_word(word: u64) -> Self {
+        let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+        Self([a, b, c, d, e, f])
+    }
+
+    /// The six bytes and an EtherType as one native word, as [`Ethernet::source_and_type`] reads them.
     #[inline(always)]
-    pub const fn word(self) -> u64 {
-        let [a, b, c, d, e, f] = self.0;
-        u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+    pub const fn with_type(self, ethertype: u16) -> u64 {
+        let ([a, b, c, d, e, f], [g, h]) = (self.0, ethertype.to_be_bytes());
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
     }
 }
 
@@ -50,7 +56,7 @@ impl StationFilter {
     /// Frames to `station` alone; with `None` every unicast frame.
     pub fn new(station: Option<MacAddress>) -> Self {
         match station {
-            Some(station) => Self { mask: MAC_MASK, wanted: station.word() },
+            Some(station) => Self { mask: MAC_MASK, wanted: station.with_type(0) },
             None => Self { mask: GROUP_MASK, wanted: 0 },
         }
     }
@@ -58,8 +64,8 @@ impl StationFilter {
     /// Whether the frame is for the port.
     #[inline(always)]
     pub fn takes(self, header: Ethernet<'_>) -> bool {
-        let [a, b, c, d, e, f, g, h, ..] = *header.0;
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & self.mask == self.wanted
+        let word = header.0.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        word & self.mask == self.wanted
     }
 }
 
@@ -110,11 +116,10 @@ impl Ethernet<'_> {
         MacAddress([a, b, c, d, e, f])
     }
 
-    /// The source as [`MacAddress::word`].
+    /// The last eight bytes, source and EtherType, as one native word.
     #[inline(always)]
-    pub fn source_word(self) -> u64 {
-        let [_, _, _, _, _, _, a, b, c, d, e, f, g, h] = *self.0;
-        u64::from_ne_bytes([a, b, c, d, e, f, g, h]) & MAC_MASK
+    pub fn source_and_type(self) -> u64 {
+        self.0.last_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
     }
 
     /// The EtherType of what follows.
@@ -138,7 +143,8 @@ mod tests {
         assert_eq!(header.ethertype(), ETHERTYPE_IPV4);
         assert!(!header.destination().is_group());
         assert!(MacAddress([0xff; 6]).is_group());
-        assert_eq!(header.source_word(), header.source().word());
+        assert_eq!(header.source_and_type(), header.source().with_type(ETHERTYPE_IPV4));
+        assert_eq!(MacAddress::from_word(header.source_and_type()), header.source());
     }
 
     #[test]

@@ -65,8 +65,7 @@ impl Ipv4<'_> {
     /// Source and destination.
     #[inline(always)]
     pub fn addresses(self) -> AddressPair {
-        let [.., a, b, c, d, e, f, g, h] = *self.0;
-        AddressPair::from_wire([a, b, c, d, e, f, g, h])
+        self.0.last_chunk().map_or(AddressPair::default(), |bytes| AddressPair::from_wire(*bytes))
     }
 }
 
@@ -77,8 +76,9 @@ impl Ipv4Mut<'_> {
     /// Writes source and destination; the checksum is the caller's.
     #[inline(always)]
     pub fn set_addresses(&mut self, addresses: AddressPair) {
-        let [.., a, b, c, d, e, f, g, h] = self.0;
-        [*a, *b, *c, *d, *e, *f, *g, *h] = addresses.to_wire();
+        if let Some(bytes) = self.0.last_chunk_mut() {
+            *bytes = addresses.to_wire();
+        }
     }
 
     /// Lowers the TTL by one and moves the header checksum by `delta`, which accounts for that and for

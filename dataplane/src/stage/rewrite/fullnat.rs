@@ -37,5 +37,7 @@ fn rewrite_l4<const CHECKSUM_AT: usize, const LEN: usize>(
     const { assert!(CHECKSUM_AT + 2 <= LEN && LEN >= 4) };
     let old = u16::from_ne_bytes([header[CHECKSUM_AT], header[CHECKSUM_AT + 1]]);
     [header[CHECKSUM_AT], header[CHECKSUM_AT + 1]] = update(old, entry.l4_delta).to_ne_bytes();
-    [header[0], header[1], header[2], header[3]] = entry.new_ports.to_wire();
+    if let Some(ports) = header.first_chunk_mut() {
+        *ports = entry.new_ports.to_wire();
+    }
 }

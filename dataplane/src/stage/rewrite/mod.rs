@@ -86,30 +86,40 @@ fn rewrite<P: PacketBuf>(
     let mut entry = table.entry_known(index).ok_or(DropReason::TableFull)?;
     entry.last_seen = now;
     let backend = counters.backend(entry.backend);
-    let (next_hop, traffic) = match entry.rewrite {
-        Rewrite::FullnatToClient => (stations.adjacency(entry.client_station), &backend.outbound),
-        _ => (adjacencies.get(entry.backend.as_usize()), &backend.inbound),
-    };
-    let next_hop = *next_hop.filter(|next_hop| next_hop.resolved).ok_or(DropReason::NextHopUnresolved)?;
-    let port_out = next_hop.port;
-    match entry.rewrite {
-        Rewrite::FullnatToClient => fullnat::rewrite(frame, entry, &next_hop)?,
+    let (port_out, traffic) = match entry.rewrite {
         Rewrite::FullnatToBackend => {
-            let link = Ethernet(frame.link);
-            if !stations.leads_to(entry.client_station, station_key(link.source_word(), port_in)) {
-                follow_client(table, stations, index, link.source(), port_in);
+            let source = Ethernet(frame.link).source_and_type();
+            if !stations.leads_to(entry.client_station, station_key(source, port_in)) {
+                follow_client(table, stations, index, source, port_in);
                 entry = table.entry_known(index).ok_or(DropReason::TableFull)?;
             }
-            fullnat::rewrite(frame, entry, &next_hop)?;
+            let next_hop = usable(adjacencies.get(entry.backend.as_usize()))?;
+            fullnat::rewrite(frame, entry, next_hop)?;
+            (next_hop.port, &backend.inbound)
         }
-        Rewrite::Dr => dr::rewrite(frame, entry, &next_hop)?,
+        Rewrite::FullnatToClient => {
+            let next_hop = usable(stations.adjacency(entry.client_station))?;
+            fullnat::rewrite(frame, entry, next_hop)?;
+            (next_hop.port, &backend.outbound)
+        }
+        Rewrite::Dr => {
+            let next_hop = usable(adjacencies.get(entry.backend.as_usize()))?;
+            dr::rewrite(frame, entry, next_hop)?;
+            (next_hop.port, &backend.inbound)
+        }
         Rewrite::Free => return Err(DropReason::TableFull),
-    }
+    };
     traffic.add(u64::from(shape.ip_len));
     if shape.tcp_flags.steers_state() || entry.state == TcpState::SynRecv {
         follow_state(table, index, shape);
     }
     Ok(port_out)
+}
+
+/// A next hop whose MAC is known.
+#[inline(always)]
+fn usable(next_hop: Option<&Adjacency>) -> Result<&Adjacency, DropReason> {
+    next_hop.filter(|next_hop| next_hop.resolved).ok_or(DropReason::NextHopUnresolved)
 }
 
 /// Answers go where the client's packets come from: a client whose router changed (VRRP, a new gateway) is
@@ -119,10 +129,10 @@ fn follow_client(
     table: &mut FlowTable,
     stations: &mut ClientStations,
     index: EntryIndex,
-    station: MacAddress,
+    source_and_type: u64,
     port: PortIndex,
 ) {
-    let Some(row) = stations.hold(station, port) else { return };
+    let Some(row) = stations.hold(MacAddress::from_word(source_and_type), port) else { return };
     for index in [index, index.peer()] {
         if let Some(entry) = table.entry_mut(index) {
             let before = std::mem::replace(&mut entry.client_station, row);
@@ -168,10 +178,16 @@ struct Frame<'a> {
 impl<'a> Frame<'a> {
     #[inline(always)]
     fn split(data: &'a mut [u8], shape: Shape) -> Result<Self, DropReason> {
-        let (headers, l4) =
-            data.split_at_mut_checked(usize::from(shape.l4_at)).ok_or(DropReason::Truncated)?;
-        let (link, rest) = headers.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
-        let ipv4 = rest.first_chunk_mut().ok_or(DropReason::Truncated)?;
+        const COMMON_L4_AT: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
+        let l4_at = usize::from(shape.l4_at);
+        let (headers, l4): (&mut [u8; COMMON_L4_AT], _) = if l4_at == COMMON_L4_AT {
+            data.split_first_chunk_mut().ok_or(DropReason::Truncated)?
+        } else {
+            let (headers, l4) = data.split_at_mut_checked(l4_at).ok_or(DropReason::Truncated)?;
+            (headers.first_chunk_mut().ok_or(DropReason::Truncated)?, l4)
+        };
+        let (link, ipv4) = headers.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
+        let ipv4 = ipv4.first_chunk_mut().ok_or(DropReason::Truncated)?;
         Ok(Self { link, ipv4, l4 })
     }
 
