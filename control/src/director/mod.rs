@@ -4,6 +4,7 @@
 //! One tokio runtime on one thread; the workers and the slow path are threads of their own ([`crate::launch`]) and
 //! never wait for it.
 
+mod advice;
 mod kernel_side;
 mod state;
 
@@ -117,6 +118,7 @@ async fn watch(
             () = director.next_hops_changed() => director.follow_next_hops().await,
             restored = guards.restore_lost() => restored?,
             _ = look.tick() => {
+                director.advise();
                 if director.has_lost_a_thread() {
                     bail!("a thread of the data path has ended; see the messages above");
                 }

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use tracing::{info, warn};
 
 use super::SharedRules;
+use super::advice::Advice;
 use super::kernel_side::KernelSide;
 use crate::api::server::Reporter;
 use crate::launch::Running;
@@ -62,6 +63,7 @@ pub(super) struct Director {
     shared: Shared,
     kernel: KernelSide,
     next_hops: NextHops,
+    advice: Advice,
 }
 
 impl Director {
@@ -77,7 +79,13 @@ impl Director {
             counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
         };
         let next_hops = NextHops::new();
-        Ok(Self { running, shared: Shared(Arc::new(Mutex::new(inner))), kernel, next_hops })
+        Ok(Self {
+            running,
+            shared: Shared(Arc::new(Mutex::new(inner))),
+            kernel,
+            next_hops,
+            advice: Advice::default(),
+        })
     }
 
     /// Puts the first rules in force, then tells the network where the VIPs are.
@@ -231,6 +239,12 @@ impl Director {
     /// Whether a thread of the data path has ended.
     pub(super) fn has_lost_a_thread(&self) -> bool {
         self.running.has_lost_a_thread()
+    }
+
+    /// Says what an operator can mend.
+    pub(super) fn advise(&mut self) {
+        let workers: Vec<_> = self.running.workers.iter().map(|worker| worker.counters.as_ref()).collect();
+        self.advice.look(&workers, Instant::now()).iter().for_each(|advice| warn!("{advice}"));
     }
 
     /// Packets received and sent by all ports.
