@@ -7,6 +7,7 @@ mod http_dr;
 mod http_fullnat;
 mod huge_pages;
 mod leftovers;
+mod one_core;
 mod ports;
 mod refusals;
 mod reload;
