@@ -387,9 +387,10 @@ mod tests {
                 "[[neighbour]]\naddress = \"{address}\"\nmac = \"02:00:00:00:00:01\"\nport = \"p\"\n"
             );
         }
-        for (number, (listen, backends)) in services.iter().enumerate() {
-            text +=
-                &format!("[[service]]\nname = \"s{number}\"\nlisten = \"{listen}\"\nmode = \"fullnat\"\n");
+        for (listen, backends) in services {
+            // Named after what it listens on: a service that moves in the file stays the same service.
+            let name = listen.replace([' ', ':'], "-");
+            text += &format!("[[service]]\nname = \"{name}\"\nlisten = \"{listen}\"\nmode = \"fullnat\"\n");
             for (address, weight) in *backends {
                 text += &format!("[[service.backend]]\naddress = \"{address}\"\nweight = {weight}\n");
             }
