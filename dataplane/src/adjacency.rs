@@ -126,9 +126,10 @@ impl ClientStations {
 
     /// A row that no flow uses, within a bounded look; its old station is forgotten.
     fn take_row(&mut self) -> Option<AdjacencyIndex> {
-        for _ in 0..ROWS.min(256) {
+        for attempt in 0..ROWS.min(256) {
             let at = self.hand;
-            self.hand = (at + 1) % ROWS;
+            // The steps widen, so that a run of busy rows is soon left behind.
+            self.hand = (at + 1 + attempt / 4) % ROWS;
             if self.rows.get(at).is_some_and(|row| row.flow_count == 0) {
                 self.forget(AdjacencyIndex(at as u16));
                 return Some(AdjacencyIndex(at as u16));

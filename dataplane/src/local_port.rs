@@ -14,8 +14,8 @@ use crate::wire::{AddressPair, PortPair};
 
 /// The least local l4_port: those below are privileged on backends that check.
 pub const L4_PORT_MIN: u16 = 1_024;
-/// Candidates tried for one connection. Its price: with the pool of one backend 90 % in use, one new
-/// connection in 800 is refused although a port is free.
+/// Candidates tried for one connection. Its price: with 90 % of the ports towards one backend in use, spread evenly,
+/// one new connection in 800 is refused although a port is free.
 const TRIES: u32 = 64;
 
 /// The local addresses for the backends of one port.
@@ -37,8 +37,8 @@ impl LocalPorts {
         Self { cursors: [seed; PORTS_MAX], worker }
     }
 
-    /// A free local address and l4_port for a connection to `backend` of the backend's flow key (answers),
-    /// with its hash; `None` when all tried were taken.
+    /// A local address and l4_port for a connection to `backend`; `None` when all tried were taken by connections
+    /// that are open.
     pub fn choose(
         &mut self,
         rules: &Ruleset,
@@ -46,10 +46,12 @@ impl LocalPorts {
         backend: (Ipv4Addr, u16),
         protocol: u8,
         table: &FlowTable,
-    ) -> Option<(FlowKey, FlowHash)> {
+    ) -> Option<LocalPort> {
         let cursor = self.cursors.get_mut(usize::from(pool.0))?;
-        for _ in 0..TRIES {
-            *cursor = cursor.wrapping_add(1);
+        let mut half_open = None;
+        for attempt in 0..TRIES {
+            // The steps widen, so that a run of long-lived connections is soon left behind.
+            *cursor = cursor.wrapping_add(1 << (attempt / 4));
             let (address, l4_port) = candidate(pool.1, *cursor, self.worker, rules.worker_count.max(1))?;
             let key = FlowKey {
                 addresses: AddressPair::new(backend.0, address),
@@ -57,12 +59,28 @@ impl LocalPorts {
                 protocol,
             };
             let hash = table.hash(&key);
-            if table.find(hash, &key) == EntryIndex::NONE {
-                return Some((key, hash));
+            let holder = table.find(hash, &key);
+            if holder == EntryIndex::NONE {
+                return Some(LocalPort { key, hash, taken_from: None });
+            }
+            if half_open.is_none() && table.entry(holder).is_some_and(|entry| entry.state.is_half_open()) {
+                half_open = Some(LocalPort { key, hash, taken_from: Some(holder) });
             }
         }
-        None
+        // Connections that never opened must not keep new ones out: a SYN flood would.
+        half_open
     }
+}
+
+/// A local address and l4_port, as the flow of the backend's answers.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalPort {
+    /// The flow from the backend to the local address and port.
+    pub key: FlowKey,
+    /// Its hash.
+    pub hash: FlowHash,
+    /// A half-open connection that has to be evicted for it.
+    pub taken_from: Option<EntryIndex>,
 }
 
 /// The address and l4_port at `cursor` among those of one worker: every address once before the next port.

@@ -42,7 +42,7 @@ pub enum Idle {
 pub struct Publication {
     /// The rules to follow from the next burst on.
     pub ruleset: Arc<Ruleset>,
-    /// States to put in place: fresh ones, or `None` for services that are gone.
+    /// Fresh states to put in place; what was there comes back in exchange.
     pub states: Vec<(ServiceIndex, Option<Box<ServiceState>>)>,
 }
 
@@ -148,7 +148,13 @@ impl<D: Device, C: Clock> Worker<D, C> {
             busy |= self.send_for_others(port);
         }
         if self.line.rules.worker_count > 1 {
-            busy |= self.poll_steered(now);
+            // A turn steers away at most what each other worker's turn sends here: all of it is taken.
+            for _ in 1..self.line.rules.worker_count {
+                if !self.poll_steered(now) {
+                    break;
+                }
+                busy = true;
+            }
         }
         self.sweep(now);
         let counters = &self.line.counters;

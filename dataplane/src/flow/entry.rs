@@ -6,7 +6,7 @@
 
 use super::key::{FlowHash, FlowKey};
 use super::tcp_state::TcpState;
-use crate::index::{AdjacencyIndex, BackendIndex, EntryIndex, ServiceIndex};
+use crate::index::{AdjacencyIndex, BackendIndex, EntryIndex};
 use crate::time::Millis;
 use crate::wire::{AddressPair, PortPair};
 
@@ -49,8 +49,6 @@ pub struct Entry {
     pub hash: FlowHash,
     /// FullNAT: the worker's row for the station the client's packets come from and answers go to.
     pub client_station: AdjacencyIndex,
-    /// The service of the connection.
-    pub service: ServiceIndex,
     /// How the packets are rewritten.
     pub rewrite: Rewrite,
     /// The state of the connection, the same in both entries of a pair.
@@ -66,10 +64,18 @@ impl Entry {
         !matches!(self.rewrite, Rewrite::Free)
     }
 
-    /// The number of entries of the connection this one belongs to.
+    /// Whether the connection this entry belongs to has two entries.
     #[inline(always)]
     pub fn is_paired(&self) -> bool {
         matches!(self.rewrite, Rewrite::FullnatToBackend | Rewrite::FullnatToClient)
+    }
+}
+
+impl Entry {
+    /// Whether a SYN from the client makes a new connection in this one's place.
+    #[inline(always)]
+    pub fn is_over(&self) -> bool {
+        self.state.is_over(self.rewrite == Rewrite::Dr)
     }
 }
 

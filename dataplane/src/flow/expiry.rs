@@ -1,8 +1,8 @@
 //! The hand that sweeps: connections idle beyond their timeout are forgotten.
 //!
 //! It visits every entry that was ever used once in [`SWEEP_PERIOD_MS`], a few a turn of the worker's loop,
-//! so a turn's cost is bounded whatever the fill. A connection outlives its timeout by at most one period
-//! (more where the loop turns so slowly that [`ENTRIES_PER_TURN_MAX`] bounds it).
+//! so a turn's cost is bounded whatever the fill. A connection outlives its timeout by about one period; longer
+//! where the loop turns so slowly, or so many end together, that a turn's bounds put the rest off to the next turns.
 
 use arrayvec::ArrayVec;
 
@@ -16,7 +16,7 @@ pub const SWEEP_PERIOD_MS: u32 = 4_000;
 /// Entries visited in one turn at most: 64 bytes each, read in order.
 pub const ENTRIES_PER_TURN_MAX: u32 = 512;
 /// Connections forgotten in one turn at most.
-const EXPIRED_MAX: usize = 32;
+const EXPIRED_MAX: usize = 64;
 
 /// Connections that expired, by their first entry; the caller settles their accounts.
 pub type Expired = ArrayVec<Entry, EXPIRED_MAX>;
@@ -26,19 +26,23 @@ pub type Expired = ArrayVec<Entry, EXPIRED_MAX>;
 pub struct Hand {
     at: u32,
     last_turn: Millis,
+    /// Entries that time asks to be visited and that no turn has visited yet.
+    owed: u64,
 }
 
 impl Hand {
-    /// Moves the hand as far as the time since the last turn asks for.
+    /// Moves the hand as far as the time since the last turn asks for, within the turn's bounds; what it could not
+    /// do is owed, and done in the next turns.
     pub fn sweep(&mut self, table: &mut FlowTable, now: Millis, expired: &mut Expired) {
-        let elapsed_ms = now.since(self.last_turn);
-        if elapsed_ms == 0 {
-            return;
-        }
-        self.last_turn = now;
         let end = table.used_end();
-        let due = (u64::from(end) * u64::from(elapsed_ms)).div_ceil(u64::from(SWEEP_PERIOD_MS));
-        for _ in 0..due.min(u64::from(ENTRIES_PER_TURN_MAX)) {
+        let elapsed_ms = now.since(self.last_turn);
+        if elapsed_ms > 0 {
+            self.last_turn = now;
+            let due = (u64::from(end) * u64::from(elapsed_ms)).div_ceil(u64::from(SWEEP_PERIOD_MS));
+            // Once round is all there is to do.
+            self.owed = (self.owed + due).min(u64::from(end));
+        }
+        for _ in 0..self.owed.min(u64::from(ENTRIES_PER_TURN_MAX)) {
             if expired.is_full() {
                 return;
             }
@@ -47,6 +51,7 @@ impl Hand {
             }
             visit(table, EntryIndex(self.at), now, expired);
             self.at += 1;
+            self.owed -= 1;
         }
     }
 }

@@ -28,8 +28,9 @@ const MOVES_MAX: u32 = 2;
 const EVICTION_REACH: u32 = 64;
 /// A connection that saw a packet this recently is not evicted for a new one.
 const IDLE_MIN_MS: u32 = 1_000;
-/// Connections one insertion may push out: one for its entries and one a bucket.
-const EVICTED_MAX: usize = 4;
+/// Connections one newcomer may push out: the one its 5-tuple had before, one for its local port, two for its
+/// entries, and one a bucket.
+const EVICTED_MAX: usize = 6;
 
 /// Connections that were pushed out, by their first entry; the caller settles their accounts.
 pub type Evicted = ArrayVec<Entry, EVICTED_MAX>;
@@ -59,6 +60,7 @@ pub struct FlowTable {
     slab: Slab,
     secret: HashSecret,
     clock: u32,
+    moved: u64,
 }
 
 impl FlowTable {
@@ -77,12 +79,18 @@ impl FlowTable {
             slab: Slab::new(capacity),
             secret,
             clock: 0,
+            moved: 0,
         })
     }
 
     /// Entries in use.
     pub fn used(&self) -> u32 {
         self.slab.used()
+    }
+
+    /// Counts entries that were moved or evicted: whoever holds an index from before a change looks it up again.
+    pub fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// Entries there are.
@@ -214,13 +222,7 @@ impl FlowTable {
         evicted: &mut Evicted,
     ) -> Result<EntryIndex, TableFull> {
         debug_assert!(forward.is_paired() && back.is_paired());
-        let index = match self.slab.take_pair(&mut self.entries) {
-            Some(index) => index,
-            None => {
-                self.evict_by_clock(now, evicted)?;
-                self.slab.take_pair(&mut self.entries).ok_or(TableFull)?
-            }
-        };
+        let index = self.take_pair(now, evicted)?;
         if self.fill(index, forward, now, evicted).is_err() {
             self.slab.give_pair(&mut self.entries, index);
             return Err(TableFull);
@@ -233,11 +235,60 @@ impl FlowTable {
         Ok(index)
     }
 
+    /// Two entries side by side. Where only scattered single ones are free, a one-way connection moves from one to
+    /// another; where not even two are, connections are evicted for them.
+    fn take_pair(&mut self, now: Millis, evicted: &mut Evicted) -> Result<EntryIndex, TableFull> {
+        // Each eviction frees an entry or two: after two there are two.
+        for _ in 0..=2 {
+            if let Some(index) = self.slab.take_pair(&mut self.entries) {
+                return Ok(index);
+            }
+            if self.capacity() - self.slab.used() >= 2 {
+                return self.make_pair().ok_or(TableFull);
+            }
+            self.evict_by_clock(now, evicted)?;
+        }
+        Err(TableFull)
+    }
+
+    /// Makes a pair of two free single entries: the one-way connection beside the first moves to the second.
+    fn make_pair(&mut self) -> Option<EntryIndex> {
+        let hole = self.slab.take_single(&mut self.entries)?;
+        let target = self.slab.take_single(&mut self.entries)?;
+        let moving = *self.entry(hole.peer())?;
+        debug_assert!(!moving.is_paired());
+        self.moved += 1;
+        if let Some(item) = self.item_mut(moving.hash, hole.peer()) {
+            *item = target;
+        }
+        if let Some(line) = self.entries.get_mut(target.as_usize()) {
+            *line = moving;
+        }
+        if let Some(line) = self.entries.get_mut(hole.peer().as_usize()) {
+            *line = Entry::default();
+        }
+        Some(EntryIndex(hole.0 & !1))
+    }
+
+    /// The place in a bucket that names `index`, an entry with this hash.
+    fn item_mut(&mut self, hash: FlowHash, index: EntryIndex) -> Option<&mut EntryIndex> {
+        let first = self.first_bucket(hash);
+        let places = [first, self.other_bucket(first, tag_of(hash))];
+        let names =
+            |bucket: &Bucket, item: usize| bucket.tags[item] == tag_of(hash) && bucket.entries[item] == index;
+        let (place, item) = places.into_iter().find_map(|place| {
+            let bucket = self.buckets.get(place)?;
+            (0..BUCKET_ITEMS).find(|item| names(bucket, *item)).map(|item| (place, item))
+        })?;
+        self.buckets.get_mut(place)?.entries.get_mut(item)
+    }
+
     /// Forgets the connection that `index` belongs to; returns its first entry as it was.
     pub fn remove(&mut self, index: EntryIndex) -> Option<Entry> {
         let paired = self.entry(index)?.is_paired();
         let first = if paired { EntryIndex(index.0 & !1) } else { index };
         let entry = *self.entry(first)?;
+        self.moved += 1;
         self.unlink(first);
         if paired {
             self.unlink(first.peer());
@@ -317,8 +368,8 @@ impl FlowTable {
     }
 
     /// Moves one item of a full bucket to its other bucket, making room there first if need be, `depth`
-    /// buckets deep: at depth 2, 8 + 64 buckets are looked at in the worst case, which only the fullest
-    /// tables meet.
+    /// buckets deep: at depth 2, 8 + 64 buckets are looked at for each of the two candidates in the worst case,
+    /// which only the fullest tables meet.
     fn make_room(&mut self, bucket: usize, depth: u32) -> bool {
         let Some(&Bucket { tags, entries, .. }) = self.buckets.get(bucket) else { return false };
         for place in 0..BUCKET_ITEMS {
@@ -532,25 +583,30 @@ mod tests {
         #[test]
         fn behaves_like_a_map(steps in proptest::collection::vec((0u32..60, 0u8..3), 1..300)) {
             let mut table = FlowTable::new(64, Backing::Plain, SECRET).unwrap();
-            let mut model: HashMap<u32, (EntryIndex, bool)> = HashMap::new();
+            // Which connections there are, and whether they have two entries; where they lie may change.
+            let mut model: HashMap<u32, bool> = HashMap::new();
             let mut evicted = Evicted::new();
             for (number, step) in steps {
                 let known = model.get(&number).copied();
                 match (step, known) {
                     (0, None) => {
                         let entry = entry(&table, number, Rewrite::Dr, TcpState::Established, Millis(0));
-                        if let Ok(index) = table.insert(entry, Millis(0), &mut evicted) {
-                            model.insert(number, (index, false));
+                        if table.insert(entry, Millis(0), &mut evicted).is_ok() {
+                            model.insert(number, false);
                         }
                     }
                     (1, None) => {
                         let forward = entry(&table, number, Rewrite::FullnatToBackend, TcpState::Established, Millis(0));
                         let back = entry(&table, number + 1_000, Rewrite::FullnatToClient, TcpState::Established, Millis(0));
-                        if let Ok(index) = table.insert_pair(forward, back, Millis(0), &mut evicted) {
-                            model.insert(number, (index, true));
+                        let free = table.capacity() - table.used();
+                        let made = table.insert_pair(forward, back, Millis(0), &mut evicted).is_ok();
+                        prop_assert!(made || free < 2 || table.used() > 50, "two free entries are a pair, wherever they lie");
+                        if made {
+                            model.insert(number, true);
                         }
                     }
-                    (2, Some((index, paired))) => {
+                    (2, Some(paired)) => {
+                        let index = lookup(&table, number);
                         let from = if paired && number % 2 == 0 { index.peer() } else { index };
                         prop_assert_eq!(table.remove(from).unwrap().key, key(number));
                         model.remove(&number);
@@ -559,11 +615,16 @@ mod tests {
                 }
                 prop_assert!(evicted.is_empty());
                 for number in 0..60 {
-                    let expected = model.get(&number).map_or(EntryIndex::NONE, |(index, _)| *index);
-                    prop_assert_eq!(lookup(&table, number), expected);
-                    let peer = model.get(&number).filter(|known| known.1).map_or(EntryIndex::NONE, |known| known.0.peer());
-                    prop_assert_eq!(lookup(&table, number + 1_000), peer);
+                    let index = lookup(&table, number);
+                    prop_assert_eq!(index != EntryIndex::NONE, model.contains_key(&number));
+                    let back = lookup(&table, number + 1_000);
+                    let paired = model.get(&number) == Some(&true);
+                    prop_assert_eq!(back, if paired { index.peer() } else { EntryIndex::NONE });
                 }
+                let entries: usize = model.values().map(|paired| if *paired { 2 } else { 1 }).sum();
+                prop_assert_eq!(table.used() as usize, entries);
+                let items = table.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count();
+                prop_assert_eq!(items, entries);
             }
         }
     }

@@ -103,6 +103,14 @@ impl TcpState {
         matches!(self, Self::None | Self::SynRecv | Self::SynSent)
     }
 
+    /// Whether a SYN from the client opens a connection anew, to be scheduled like any other: the one before is
+    /// over. IPVS does so by default (`conn_reuse_mode = 1`), where answers bypass the director also after the
+    /// client's FIN (mode 2), as nothing more can be seen of such a connection.
+    #[inline(always)]
+    pub const fn is_over(self, answers_bypass: bool) -> bool {
+        matches!(self, Self::TimeWait | Self::Close) || (answers_bypass && matches!(self, Self::FinWait))
+    }
+
     /// The idle time a connection in this state is kept, in milliseconds: IPVS's defaults.
     pub const fn timeout_ms(self) -> u32 {
         match self {
@@ -113,21 +121,6 @@ impl TcpState {
             Self::CloseWait => 60_000,
             Self::Close => 10_000,
             Self::Udp => 300_000,
-        }
-    }
-
-    /// The name in listings: IPVS's.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "NONE",
-            Self::SynRecv => "SYN_RECV",
-            Self::SynSent => "SYN_SENT",
-            Self::Established => "ESTABLISHED",
-            Self::FinWait => "FIN_WAIT",
-            Self::CloseWait => "CLOSE_WAIT",
-            Self::TimeWait => "TIME_WAIT",
-            Self::Close => "CLOSE",
-            Self::Udp => "UDP",
         }
     }
 }

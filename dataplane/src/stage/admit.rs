@@ -9,7 +9,7 @@ use crate::flow::{Entry, FlowHash, FlowKey, Rewrite};
 use crate::index::{AdjacencyIndex, BackendIndex, EntryIndex, PortIndex, ServiceIndex};
 use crate::line::LineState;
 use crate::packet::PacketBuf;
-use crate::rules::{Choice, Mode, Ruleset, Service, ServiceKey};
+use crate::rules::{Choice, Mode, Position, Ruleset, Service, ServiceKey};
 use crate::stage::lookup;
 use crate::time::Millis;
 use crate::verdict::{DropReason, Verdict};
@@ -17,6 +17,9 @@ use crate::wire::checksum::{TTL_LOWERED, combine, delta_of_addresses, delta_of_p
 use crate::wire::ethernet::{Ethernet, MacAddress};
 use crate::wire::ipv4::PROTOCOL_TCP;
 use crate::wire::tcp::TcpFlags;
+
+/// Backends tried for one connection: those without a known MAC, or without a free local port, are passed over.
+const ATTEMPTS_MAX: u32 = 4;
 
 /// A packet that asks for a connection.
 struct Newcomer {
@@ -35,7 +38,7 @@ pub fn run<P: PacketBuf>(
     counters: &WorkerCounters,
     now: Millis,
 ) {
-    let mut evicted_any = false;
+    let moved_before = state.table.moved();
     for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
         if finding.verdict != Verdict::Forward || finding.entry != EntryIndex::NONE {
             continue;
@@ -56,11 +59,10 @@ pub fn run<P: PacketBuf>(
         for entry in &evicted {
             counters.evicted.add(1);
             state.settle(entry, counters);
-            evicted_any = true;
         }
     }
-    if evicted_any {
-        // An entry found earlier in this burst may be another connection's by now.
+    if state.table.moved() != moved_before {
+        // An entry found earlier in this burst may lie elsewhere, or be another connection's, by now.
         lookup::run(burst, &state.table);
     }
 }
@@ -75,8 +77,11 @@ fn admit(
 ) -> Result<EntryIndex, Verdict> {
     // An earlier packet of this burst may have made the connection.
     let known = state.table.find(newcomer.hash, &newcomer.key);
-    if known != EntryIndex::NONE {
-        return Ok(known);
+    if let Some(entry) = state.table.entry(known) {
+        if !(newcomer.flags.opens() && entry.is_over()) {
+            return Ok(known);
+        }
+        evicted.extend(state.table.remove(known));
     }
     let (service_index, service) = match_service(newcomer, rules).ok_or(Verdict::Punt)?;
     if newcomer.key.protocol == PROTOCOL_TCP && !newcomer.flags.opens() {
@@ -112,8 +117,33 @@ fn connect(
     now: Millis,
     evicted: &mut Evicted,
 ) -> Result<(EntryIndex, BackendIndex), DropReason> {
-    let choice = choose(newcomer, service_index, service, state).ok_or(DropReason::NoBackend)?;
-    let backend = service.members.get(choice.member).ok_or(DropReason::NoBackend)?.backend;
+    let mut refusal = DropReason::NoBackend;
+    for attempt in 0..ATTEMPTS_MAX {
+        let Some(choice) = choose(newcomer, service_index, service, state, attempt) else { break };
+        // Kept also when the backend cannot take the connection: else the next newcomer meets the same one.
+        if let Some(Some(service)) = state.services.get_mut(service_index.as_usize()) {
+            service.position = choice.position;
+        }
+        let Some(member) = service.members.get(choice.member) else { break };
+        match connect_to(newcomer, member.backend, service.mode, rules, state, now, evicted) {
+            Ok(index) => return Ok((index, member.backend)),
+            Err(reason @ (DropReason::NextHopUnresolved | DropReason::NoLocalPort)) => refusal = reason,
+            Err(reason) => return Err(reason),
+        }
+    }
+    Err(refusal)
+}
+
+/// Makes the connection to `backend`, if that can be reached.
+fn connect_to(
+    newcomer: &Newcomer,
+    backend: BackendIndex,
+    mode: Mode,
+    rules: &Ruleset,
+    state: &mut LineState,
+    now: Millis,
+    evicted: &mut Evicted,
+) -> Result<EntryIndex, DropReason> {
     let adjacency = rules.adjacency(backend);
     if !adjacency.resolved {
         return Err(DropReason::NextHopUnresolved);
@@ -127,24 +157,26 @@ fn connect(
         last_seen: now,
         timeout_ms: tcp_state.timeout_ms(),
         backend,
-        service: service_index,
         rewrite: Rewrite::Dr,
         state: tcp_state,
         ..Entry::default()
     };
-    let index = match service.mode {
+    match mode {
         Mode::Dr => state.table.insert(entry, now, evicted).map_err(|_| DropReason::TableFull),
         Mode::Fullnat => connect_fullnat(newcomer, entry, adjacency.port, rules, state, now, evicted),
-    }?;
-    if let Some(Some(service)) = state.services.get_mut(service_index.as_usize()) {
-        service.position = choice.position;
     }
-    Ok((index, backend))
 }
 
-fn choose(newcomer: &Newcomer, index: ServiceIndex, service: &Service, state: &LineState) -> Option<Choice> {
-    let position = state.services.get(index.as_usize())?.as_ref()?.position;
-    service.scheduler.choose(&service.members, position, &newcomer.key)
+fn choose(
+    newcomer: &Newcomer,
+    index: ServiceIndex,
+    service: &Service,
+    state: &LineState,
+    attempt: u32,
+) -> Option<Choice> {
+    let kept = state.services.get(index.as_usize()).and_then(|state| state.as_ref());
+    let position = kept.map_or(Position::default(), |state| state.position);
+    service.scheduler.choose(&service.members, position, &newcomer.key, attempt)
 }
 
 /// Completes `entry` to a pair: the client's flow to the backend, and the backend's back to the client.
@@ -160,15 +192,16 @@ fn connect_fullnat(
     let backend = rules.backend(entry.backend).ok_or(DropReason::NoBackend)?;
     let pool = rules.local_pool(port_out).ok_or(DropReason::NoLocalPort)?;
     let endpoint = (backend.address, backend.l4_port);
-    let (back_key, back_hash) = state
+    let local_port = state
         .local_ports
         .choose(rules, pool, endpoint, newcomer.key.protocol, &state.table)
         .ok_or(DropReason::NoLocalPort)?;
     let client_station =
         state.stations.hold(newcomer.station, newcomer.port).ok_or(DropReason::ClientStationsFull)?;
+    evicted.extend(local_port.taken_from.and_then(|index| state.table.remove(index)));
     let client_key = newcomer.key;
-    let forward = rewritten(entry, Rewrite::FullnatToBackend, client_station, back_key.reversed());
-    let back_entry = Entry { key: back_key, hash: back_hash, ..entry };
+    let forward = rewritten(entry, Rewrite::FullnatToBackend, client_station, local_port.key.reversed());
+    let back_entry = Entry { key: local_port.key, hash: local_port.hash, ..entry };
     let back = rewritten(back_entry, Rewrite::FullnatToClient, client_station, client_key.reversed());
     state.table.insert_pair(forward, back, now, evicted).map_err(|_| {
         state.stations.release(client_station);

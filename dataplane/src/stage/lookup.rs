@@ -2,7 +2,7 @@
 //! fetched, then every key; so the misses of the caches overlap.
 
 use crate::burst::Burst;
-use crate::flow::FlowTable;
+use crate::flow::{Entry, FlowTable};
 use crate::index::EntryIndex;
 use crate::verdict::Verdict;
 
@@ -17,6 +17,10 @@ pub fn run<P>(burst: &mut Burst<P>, table: &FlowTable) {
     for finding in burst.findings.iter_mut().take(count) {
         if finding.verdict == Verdict::Forward {
             finding.entry = table.confirm(finding.entry, finding.hash, &finding.key);
+            if finding.shape.tcp_flags.opens() && table.entry(finding.entry).is_some_and(Entry::is_over) {
+                // A client that uses its port again: the connection before is over, this one is new.
+                finding.entry = EntryIndex::NONE;
+            }
             burst.has_misses |= finding.entry == EntryIndex::NONE;
         }
     }

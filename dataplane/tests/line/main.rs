@@ -6,6 +6,7 @@ mod common;
 mod any_bytes;
 mod buffers;
 mod checksums;
+mod pressure;
 mod strategies;
 mod there_and_back;
 mod timeouts;

@@ -228,7 +228,11 @@ fn a_local_port_serves_one_connection_to_a_backend_and_when_all_are_taken_more_a
         let out = director.send(Frame::tcp(client, (VIP, 80), SYN).bytes());
         director.worker.device_mut().steered_out.clear();
         match out {
-            Some(frame) => assert!(made.insert(Decoded::from(&frame).source), "a port given twice"),
+            Some(frame) => {
+                assert!(made.insert(Decoded::from(&frame).source), "a port given twice");
+                // Open, so that it is not evicted for the next one.
+                assert!(director.send(Frame::tcp(client, (VIP, 80), ACK).bytes()).is_some());
+            }
             None => refused += u64::from(made.len() == 1_008),
         }
     }

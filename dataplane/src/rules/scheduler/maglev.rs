@@ -65,11 +65,18 @@ impl MaglevTable {
         Ok(Self { slots })
     }
 
-    pub(super) fn choose(&self, members: &[Member], position: Position, key: &FlowKey) -> Option<Choice> {
-        let hash = mix(u64::from(cpu::crc32c_u64(
-            cpu::crc32c_u64(0, u64::from_ne_bytes(key.addresses.to_wire())),
-            u64::from(key.ports.word()) | u64::from(key.protocol) << 32,
-        )));
+    pub(super) fn choose(
+        &self,
+        members: &[Member],
+        position: Position,
+        key: &FlowKey,
+        attempt: u32,
+    ) -> Option<Choice> {
+        let hash = mix(u64::from(attempt) << 32
+            | u64::from(cpu::crc32c_u64(
+                cpu::crc32c_u64(0, u64::from_ne_bytes(key.addresses.to_wire())),
+                u64::from(key.ports.word()) | u64::from(key.protocol) << 32,
+            )));
         let slot = ((hash >> 32) * self.slots.len() as u64) >> 32;
         let member = usize::from(*self.slots.get(slot as usize)?);
         (member < members.len()).then_some(Choice { member, position })
@@ -184,7 +191,7 @@ mod tests {
         let choose = |l4_port| {
             let addresses = AddressPair::new(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(203, 0, 113, 1));
             let key = FlowKey { addresses, ports: PortPair::new(l4_port, 80), protocol: 6 };
-            table.choose(&list, Position::default(), &key).unwrap().member
+            table.choose(&list, Position::default(), &key, 0).unwrap().member
         };
         assert_eq!(choose(5_000), choose(5_000));
         let second = (0..10_000).filter(|l4_port| choose(*l4_port) == 1).count();
@@ -196,7 +203,7 @@ mod tests {
         for weights in [&[][..], &[0, 0]] {
             let (list, identities) = members(weights);
             let table = MaglevTable::new(&list, &identities).unwrap();
-            assert_eq!(table.choose(&list, Position::default(), &FlowKey::default()), None);
+            assert_eq!(table.choose(&list, Position::default(), &FlowKey::default(), 0), None);
         }
     }
 }

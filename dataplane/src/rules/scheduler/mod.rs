@@ -43,12 +43,19 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
-    /// The member for a new connection with `key`; `None` when no member has a weight above 0.
-    pub fn choose(&self, members: &[Member], position: Position, key: &FlowKey) -> Option<Choice> {
+    /// The member for a new connection with `key`; `None` when no member has a weight above 0. `attempt` counts the
+    /// members chosen before for the same connection that could not take it; those that hash choose another by it.
+    pub fn choose(
+        &self,
+        members: &[Member],
+        position: Position,
+        key: &FlowKey,
+        attempt: u32,
+    ) -> Option<Choice> {
         match self {
             Self::RoundRobin => round_robin::choose(members, position),
             Self::WeightedRoundRobin(scheduler) => scheduler.choose(members, position),
-            Self::Maglev(table) => table.choose(members, position, key),
+            Self::Maglev(table) => table.choose(members, position, key, attempt),
         }
     }
 }
