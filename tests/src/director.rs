@@ -53,6 +53,17 @@ pub fn replaced(text: &str, from: &str, to: &str) -> String {
     text.replace(from, to)
 }
 
+/// The rules with workers on the first two cores: half of all packets arrive at the worker that does not own them.
+///
+/// # Panics
+///
+/// When the rules do not say who works.
+#[must_use]
+pub fn with_two_workers(text: &str) -> String {
+    let workers = text.lines().find(|line| line.starts_with("workers")).expect("a line that says workers");
+    replaced(text, workers, "workers = [0, 1]")
+}
+
 /// A running Crossdock.
 #[derive(Debug)]
 pub struct Director {
@@ -118,21 +129,35 @@ impl Director {
             .then(|| serde_json::from_slice(&output.stdout).expect("status --json is JSON"))
     }
 
-    /// Puts these rules in the file and sends SIGHUP. Returns when stderr has something new to say about it.
+    /// Puts these rules in the file, sends SIGHUP, and waits until they are in force.
     ///
     /// # Panics
     ///
-    /// When it says nothing.
-    pub fn reload(&self, rules: &str) -> String {
+    /// When it says anything else, also that nothing has changed.
+    pub fn reload(&self, rules: &str) {
+        let said = self.ask_to_reload(rules);
+        assert!(said.contains("reload: in force as revision "), "the reload is in force: {said}");
+    }
+
+    /// Puts these rules in the file, sends SIGHUP, and waits until they are refused. Returns what it said.
+    ///
+    /// # Panics
+    ///
+    /// When it says anything else.
+    pub fn refused_reload(&self, rules: &str) -> String {
+        let said = self.ask_to_reload(rules);
+        assert!(said.contains("reload refused, the running rules stay in force"), "it refuses: {said}");
+        said
+    }
+
+    /// Returns when stderr has something new to say about a reload, good or bad. One event is one write, so it is whole.
+    fn ask_to_reload(&self, rules: &str) -> String {
         let before = self.stderr().len();
         write_rules(&self.rules, &self.socket, rules);
         self.process.signal(Signal::SIGHUP);
         let said = || self.stderr()[before..].to_owned();
-        assert!(
-            until(PATIENCE, || said().contains("reload")),
-            "nothing was said about the reload: {}",
-            said()
-        );
+        let answers = |said: &str| said.contains("reload: ") || said.contains("reload refused");
+        assert!(until(PATIENCE, || answers(&said())), "nothing was said about the reload: {}", said());
         said()
     }
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::Read;
 
-use testbed::director::{Director, replaced, rules};
+use testbed::director::{Director, rules, with_two_workers};
 use testbed::lab::{Lab, VIP, WebServers};
 
 /// Nine connections are five, three and one; ninety are ten times that.
@@ -37,9 +37,7 @@ fn a_download_of_100_mb_arrives_whole() {
 fn two_workers_carry_every_connection() {
     let lab = Lab::two_arms();
     let servers = WebServers::start(&lab, 8080);
-    let text = rules("quickstart.toml");
-    let workers = text.lines().find(|l| l.starts_with("workers")).expect("a line that says workers");
-    let director = Director::start(&lab, &replaced(&text, workers, "workers = [0, 1]"));
+    let director = Director::start(&lab, &with_two_workers(&rules("quickstart.toml")));
     let out = lab.succeed("client", &["wrk", "-t1", "-c64", "-d3s", &format!("http://{VIP}:80/")]);
     assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");
     for (backend, requests) in servers.requests().into_iter().enumerate() {

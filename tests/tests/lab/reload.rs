@@ -1,12 +1,16 @@
-//! SIGHUP under load: connections outlive it, and broken rules change nothing.
+//! SIGHUP under load: connections outlive it, also when their backend or service has left the rules, and broken rules
+//! change nothing.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use testbed::director::{Director, replaced, rules};
+use testbed::director::{Director, replaced, rules, with_two_workers};
 use testbed::lab::{Lab, VIP, WebServers};
-use testbed::process::until;
+use testbed::process::{Process, until};
 
 /// wrk keeps 200 connections busy and opens a new one only in place of a lost one, which nginx would count as the 201st.
 #[test]
@@ -17,12 +21,7 @@ fn two_hundred_connections_survive_reloads() {
     let director = Director::start(&lab, &text);
     let url = format!("http://{VIP}:80/");
     let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", "-c200", "-d6s", &url]);
-    let connections = || servers.logs().iter().map(|log| connections(log)).sum::<usize>();
-    assert!(
-        until(Duration::from_secs(5), || connections() == 200),
-        "wrk opens 200 connections: {}",
-        connections()
-    );
+    wait_for_connections(&servers, 200);
     // New weights, a backend less (drained: its connections go on), a service more, and back again.
     let more = text.clone()
         + "\n"
@@ -32,11 +31,106 @@ fn two_hundred_connections_survive_reloads() {
         director.reload(rules);
         thread::sleep(Duration::from_millis(300));
     }
-    assert!(wrk.wait(Duration::from_secs(30)).success());
-    let out = wrk.stdout();
-    assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");
-    assert_eq!(connections(), 200, "a lost connection is replaced by wrk");
+    assert_lost_none(&mut wrk);
+    assert_eq!(all_connections(&servers), 200, "a lost connection is replaced by wrk");
     director.stop();
+}
+
+/// Out of the file altogether, unlike weight 0: the service's new table does not know the backend, its connections do.
+fn a_removed_backend_keeps_its_connections(text: &str) {
+    const BUSY: usize = 60;
+    let lab = Lab::two_arms();
+    let servers = WebServers::start(&lab, 8080);
+    let director = Director::start(&lab, text);
+    let url = format!("http://{VIP}:80/");
+    let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", &format!("-c{BUSY}"), "-d6s", &url]);
+    wait_for_connections(&servers, BUSY);
+    let of_first = || connections(&servers.logs()[0]);
+    let (before, block) =
+        (of_first(), "  [[service.backend]]\n  address = \"10.0.0.11:8080\"\n  weight  = 5\n");
+    assert!(before > 0, "the backend has connections to keep");
+    director.reload(&replaced(text, block, ""));
+    let served = servers.requests()[0];
+    assert!(until(Duration::from_secs(3), || servers.requests()[0] > served), "its connections have stalled");
+    for _ in 0..18 {
+        assert_ne!(lab.fetch(&url), "backend1\n", "a new connection went to the removed backend");
+    }
+    assert_eq!(of_first(), before);
+    // And back, while the old ones still live: it gets five of nine again.
+    director.reload(text);
+    let answers: Vec<_> = (0..9).map(|_| lab.fetch(&url)).collect();
+    assert!(answers.contains(&"backend1\n".to_owned()), "{answers:?}");
+    assert_lost_none(&mut wrk);
+    assert_eq!(all_connections(&servers), BUSY + 18 + 9, "a lost connection is replaced by wrk");
+    director.stop();
+}
+
+#[test]
+fn a_removed_backend_keeps_its_connections_with_one_worker() {
+    a_removed_backend_keeps_its_connections(&rules("quickstart.toml"));
+}
+
+#[test]
+fn a_removed_backend_keeps_its_connections_with_two_workers() {
+    a_removed_backend_keeps_its_connections(&with_two_workers(&rules("quickstart.toml")));
+}
+
+/// How many downloads run at once: enough that each of two workers owns some (all on one: once in 2^7 runs), and that
+/// every pair of owner and arrival worker occurs.
+const DOWNLOADS: usize = 8;
+/// Bytes of a download, which takes three seconds at the rate that curl keeps.
+const DOWNLOAD_SIZE: usize = 12_000_000;
+
+/// The VIP leaves the director with its service. The client knows its MAC and keeps it, because its downloads go on.
+fn a_removed_service_keeps_its_connections(text: &str) {
+    let lab = Lab::two_arms();
+    let servers = WebServers::start(&lab, 8080);
+    let content = random_bytes();
+    servers.serve_big(&content);
+    let director = Director::start(&lab, text);
+    let files: Vec<_> = (0..DOWNLOADS).map(|n| lab.directory().join(format!("download{n}"))).collect();
+    let mut curl = start_downloads(&lab, &files);
+    let sizes = || files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).collect::<Vec<_>>();
+    assert!(until(Duration::from_secs(10), || sizes().iter().all(|size| *size > 0)), "{:?}", sizes());
+    director.reload(&without_service(text));
+    assert!(sizes().iter().all(|size| *size < DOWNLOAD_SIZE as u64), "over too early: {:?}", sizes());
+    let new = lab.run("client", &["curl", "-s", "-m", "1", &format!("http://{VIP}/")]);
+    assert!(!new.status.success(), "a new connection to the removed service: {new:?}");
+    let ended = curl.wait(Duration::from_secs(40));
+    assert!(ended.success(), "{ended}, {:?} of {DOWNLOAD_SIZE} bytes: {}", sizes(), curl.stderr());
+    for file in &files {
+        assert!(fs::read(file).expect("a download") == content, "{} is not what was served", file.display());
+    }
+    assert_eq!(all_connections(&servers), DOWNLOADS);
+    director.reload(text);
+    assert!(lab.fetch(&format!("http://{VIP}/")).starts_with("backend"), "the service is back");
+    director.stop();
+}
+
+#[test]
+fn a_removed_service_keeps_its_connections_with_one_worker() {
+    a_removed_service_keeps_its_connections(&rules("quickstart.toml"));
+}
+
+#[test]
+fn a_removed_service_keeps_its_connections_with_two_workers() {
+    a_removed_service_keeps_its_connections(&with_two_workers(&rules("quickstart.toml")));
+}
+
+/// One curl, a connection a file.
+fn start_downloads(lab: &Lab, files: &[PathBuf]) -> Process {
+    let url = format!("http://{VIP}/big");
+    let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
+    let mut argv = vec!["curl", "-sS", "--no-progress-meter", "--fail", "-m", "30", "--limit-rate", "4M"];
+    argv.extend(["--parallel", "--parallel-immediate"]);
+    argv.extend(names.iter().flat_map(|name| ["-o", name.as_str(), url.as_str()]));
+    lab.start("client", "curl", &argv)
+}
+
+fn random_bytes() -> Vec<u8> {
+    let mut content = vec![0; DOWNLOAD_SIZE];
+    File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut content)).expect("random bytes");
+    content
 }
 
 /// Taking a backend out of the rules sends new connections elsewhere.
@@ -62,7 +156,7 @@ fn broken_rules_leave_the_running_ones_in_force() {
     let text = rules("quickstart.toml");
     let director = Director::start(&lab, &text);
     for broken in [replaced(&text, "weight  = 3", "wieght  = 3"), "[[port]\n".to_owned()] {
-        let said = director.reload(&broken);
+        let said = director.refused_reload(&broken);
         assert!(said.contains("rules.toml"), "says where: {said}");
     }
     for _ in 0..9 {
@@ -72,6 +166,21 @@ fn broken_rules_leave_the_running_ones_in_force() {
     director.stop();
 }
 
+fn wait_for_connections(servers: &WebServers, count: usize) {
+    let opened = until(Duration::from_secs(5), || all_connections(servers) == count);
+    assert!(opened, "wrk opens {count} connections: {}", all_connections(servers));
+}
+
+fn assert_lost_none(wrk: &mut Process) {
+    assert!(wrk.wait(Duration::from_secs(30)).success());
+    let out = wrk.stdout();
+    assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");
+}
+
+fn all_connections(servers: &WebServers) -> usize {
+    servers.logs().iter().map(|log| connections(log)).sum()
+}
+
 fn connections(log: &[String]) -> usize {
     log.iter().filter_map(|line| line.split(' ').next()).collect::<BTreeSet<_>>().len()
 }
@@ -79,4 +188,9 @@ fn connections(log: &[String]) -> usize {
 /// The text from `[[service]]` on.
 fn service_of(text: &str) -> String {
     text[text.find("[[service]]").expect("a service")..].to_owned()
+}
+
+/// The text before `[[service]]`.
+fn without_service(text: &str) -> String {
+    text[..text.find("[[service]]").expect("a service")].to_owned()
 }
