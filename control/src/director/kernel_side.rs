@@ -15,7 +15,7 @@ use crate::kernel::{
     self, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted, XdpGuard,
 };
 use crate::launch::PortHandle;
-use crate::rules::build::NextHops;
+use crate::rules::build::{NextHop, NextHops};
 use crate::rules::{Announce, Device, Port, Rules};
 
 /// What must be in place before the ports open and go after they close.
@@ -117,19 +117,23 @@ impl KernelSide {
         Ok(())
     }
 
-    /// Follows a change of rules: VIPs on the twins, next hops to watch.
-    pub(super) async fn follow(&mut self, rules: &Rules, targets: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+    /// Puts `vips`, and no others, on the twins.
+    pub(super) async fn announce(&mut self, rules: &Rules, vips: &BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+        let vips: Vec<_> = vips.iter().copied().map(IpAddr::V4).collect();
         for (index, twin) in &mut self.twins {
             let port = &rules.ports[*index];
-            twin.sync_vips(&vips(rules))
+            twin.sync_vips(&vips)
                 .await
                 .with_context(|| format!("[[port]] {}: VIPs on its twin", port.name))?;
         }
-        let wanted = self.wanted(rules, targets);
-        if let Some(neighbours) = &self.neighbours {
-            neighbours.set_wanted(wanted);
-        }
         Ok(())
+    }
+
+    /// Asks for the next hops of `targets`, and no others.
+    pub(super) fn watch(&self, rules: &Rules, targets: BTreeSet<Ipv4Addr>) {
+        if let Some(neighbours) = &self.neighbours {
+            neighbours.set_wanted(self.wanted(rules, targets));
+        }
     }
 
     fn wanted(&self, rules: &Rules, mut targets: BTreeSet<Ipv4Addr>) -> Wanted {
@@ -156,7 +160,12 @@ impl KernelSide {
         let Some(rows) = &mut self.rows else { return NextHops::new() };
         let rows = Arc::clone(&rows.borrow_and_update());
         let known = rows.iter().filter_map(|(target, row)| Some((*target, row.as_ref().ok()?)));
-        known.map(|(target, hop)| (target, (PortIndex(hop.port_index as u16), MacAddress(hop.mac)))).collect()
+        known
+            .map(|(target, hop)| {
+                let port = PortIndex(hop.port_index as u16);
+                (target, NextHop { port, mac: MacAddress(hop.mac), is_on_link: hop.next_hop == target })
+            })
+            .collect()
     }
 
     /// Why targets have no next hop now, a sentence each.
@@ -179,14 +188,18 @@ impl KernelSide {
 fn settings(port: &Port, rules: &Rules, mtu: u16) -> TwinSettings {
     TwinSettings {
         addresses: port.addresses.clone(),
-        vips: vips(rules),
+        vips: announced_vips(rules).into_iter().map(IpAddr::V4).collect(),
         local_addresses: port.local_addresses.clone(),
         mtu: Some(u32::from(mtu)),
     }
 }
 
-/// The VIPs that Crossdock itself announces, each once.
-fn vips(rules: &Rules) -> Vec<IpAddr> {
-    let announced = rules.services.iter().filter(|service| service.announce == Announce::Arp);
-    announced.map(|service| IpAddr::V4(service.vip)).collect::<BTreeSet<_>>().into_iter().collect()
+/// The VIPs that Crossdock itself announces.
+pub(super) fn announced_vips(rules: &Rules) -> BTreeSet<Ipv4Addr> {
+    rules
+        .services
+        .iter()
+        .filter(|service| service.announce == Announce::Arp)
+        .map(|service| service.vip)
+        .collect()
 }

@@ -119,6 +119,7 @@ async fn watch(
             restored = guards.restore_lost() => restored?,
             _ = look.tick() => {
                 director.advise();
+                director.follow_lingering().await;
                 if director.has_lost_a_thread() {
                     bail!("a thread of the data path has ended; see the messages above");
                 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::SharedRules;
 use super::advice::Advice;
-use super::kernel_side::KernelSide;
+use super::kernel_side::{KernelSide, announced_vips};
 use crate::api::server::Reporter;
 use crate::launch::Running;
 use crate::report::{self, Accounts, Report};
@@ -24,6 +24,9 @@ use crate::slow_path::SlowPathCounters;
 
 /// How long workers may take to take up rules. They do so between two bursts.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long ARP for backends is waited for before rules are put in force without them.
+const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the API reads while the director works.
 #[derive(Clone)]
@@ -62,7 +65,12 @@ pub(super) struct Director {
     running: Running,
     shared: Shared,
     kernel: KernelSide,
+    /// As sent to the workers.
     next_hops: NextHops,
+    /// VIPs on the twins.
+    announced: BTreeSet<Ipv4Addr>,
+    /// VIPs of removed services that connections still use.
+    lingering: BTreeSet<Ipv4Addr>,
     advice: Advice,
 }
 
@@ -84,6 +92,8 @@ impl Director {
             shared: Shared(Arc::new(Mutex::new(inner))),
             kernel,
             next_hops,
+            announced: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             advice: Advice::default(),
         })
     }
@@ -91,22 +101,76 @@ impl Director {
     /// Puts the first rules in force, then tells the network where the VIPs are.
     pub(super) async fn start(&mut self) -> anyhow::Result<()> {
         let rules = self.rules();
-        self.next_hops = static_next_hops(&rules);
-        self.publish(&rules).await?;
+        self.publish(&rules, static_next_hops(&rules)).await?;
         let targets = self.targets();
-        self.kernel.start(&rules, &self.running.ports, targets).await?;
+        self.kernel.start(&rules, &self.running.ports, targets.clone()).await?;
+        self.announced = announced_vips(&rules);
+        self.wait_for_next_hops(&targets).await;
         self.follow_next_hops().await;
         self.wait_until_in_force().await
     }
 
     /// Puts `rules` in force.
     pub(super) async fn apply(&mut self, rules: SharedRules) -> anyhow::Result<()> {
-        self.next_hops = self.known_next_hops(&rules);
-        self.publish(&rules).await?;
+        // New backends' MACs are asked for first: a connection to one that is not known yet would be passed over.
+        let backends = rules.services.iter().flat_map(|service| &service.backends);
+        let new: BTreeSet<_> = backends.map(|backend| backend.address).collect();
+        self.kernel.watch(&rules, &self.targets() | &new);
+        self.wait_for_next_hops(&new).await;
+        let next_hops = self.known_next_hops(&rules);
+        self.publish(&rules, next_hops).await?;
         self.wait_until_in_force().await?;
         self.running.slow_path_limits.set(&rules.slow_path);
-        let targets = self.targets();
-        self.kernel.follow(&rules, targets).await
+        self.settle().await
+    }
+
+    /// Brings VIPs and next hops in step with the rules and with what removed services still hold.
+    async fn settle(&mut self) -> anyhow::Result<()> {
+        let rules = self.rules();
+        self.lingering = self.lingering_vips();
+        let announced = &announced_vips(&rules) | &(&self.announced & &self.lingering);
+        self.kernel.announce(&rules, &announced).await?;
+        self.announced = announced;
+        self.kernel.watch(&rules, self.targets());
+        Ok(())
+    }
+
+    /// Lets go of VIPs of removed services whose last connection has ended.
+    pub(super) async fn follow_lingering(&mut self) {
+        if self.lingering.is_empty() || self.lingering == self.lingering_vips() {
+            return;
+        }
+        let (rules, next_hops) = (self.rules(), self.next_hops.clone());
+        let settled = match self.publish(&rules, next_hops).await {
+            Ok(()) => self.settle().await,
+            Err(reason) => Err(reason),
+        };
+        if let Err(reason) = settled {
+            warn!("VIPs of removed services: {reason:#}");
+        }
+    }
+
+    /// VIPs that the rules no longer have and that connections still use.
+    fn lingering_vips(&self) -> BTreeSet<Ipv4Addr> {
+        let inner = self.shared.lock();
+        let backends = inner.builder.backends();
+        let open = (0..backends.len()).filter(|slot| self.running.open_connections(*slot) > 0);
+        let vips: BTreeSet<_> = open.filter_map(|slot| Some(backends.key(slot)?.service.vip)).collect();
+        let in_rules: BTreeSet<_> = inner.rules.services.iter().map(|service| service.vip).collect();
+        &vips - &in_rules
+    }
+
+    /// Waits until the kernel knows the next hops of `targets`, for a moment at most: a server that is down has none.
+    async fn wait_for_next_hops(&mut self, targets: &BTreeSet<Ipv4Addr>) {
+        let started = Instant::now();
+        while started.elapsed() < NEXT_HOP_PATIENCE {
+            let (unresolved, known) = (self.kernel.unresolved(), self.kernel.next_hops());
+            // Those by hand are neither; nor is anything where there is no kernel side.
+            if !targets.iter().any(|target| unresolved.contains_key(target) && !known.contains_key(target)) {
+                return;
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits for news of the next hops.
@@ -122,8 +186,7 @@ impl Director {
             return;
         }
         self.tell_changes(&known);
-        self.next_hops = known;
-        if let Err(reason) = self.publish(&rules).await {
+        if let Err(reason) = self.publish(&rules, known).await {
             warn!("next hops: {reason:#}");
         }
     }
@@ -138,9 +201,11 @@ impl Director {
     fn tell_changes(&self, known: &NextHops) {
         let ports = &self.running.ports;
         let name = |port: &PortIndex| ports.get(port.as_usize()).map_or("?", |port| port.name.as_str());
-        for (target, (port, mac)) in known {
-            if self.next_hops.get(target) != Some(&(*port, *mac)) {
-                info!("next hop of {target}: {mac} by port {}", name(port));
+        for (target, hop) in known {
+            if self.next_hops.get(target) != Some(hop) {
+                let via =
+                    if hop.is_on_link { "" } else { ", a router: backends of mode dr must be on the link" };
+                info!("next hop of {target}: {} by port {}{via}", hop.mac, name(&hop.port));
             }
         }
         let unresolved = self.kernel.unresolved();
@@ -151,11 +216,11 @@ impl Director {
     }
 
     /// Builds the next ruleset and sends it to every worker.
-    async fn publish(&mut self, rules: &SharedRules) -> anyhow::Result<()> {
+    async fn publish(&mut self, rules: &SharedRules, next_hops: NextHops) -> anyhow::Result<()> {
         let built = {
             let mut inner = self.shared.lock();
             let mut builder = inner.builder.clone();
-            let built = builder.build(rules, &self.next_hops, &self.running)?;
+            let built = builder.build(rules, &next_hops, &self.running)?;
             let counters = inner.counters.clone();
             let workers: Vec<_> = counters.iter().map(AsRef::as_ref).collect();
             inner.accounts.note(&built, &builder, &workers);
@@ -163,7 +228,9 @@ impl Director {
             inner.rules = Arc::clone(rules);
             built
         };
-        self.send(&built).await
+        self.send(&built).await?;
+        self.next_hops = next_hops;
+        Ok(())
     }
 
     async fn send(&self, built: &Built) -> anyhow::Result<()> {

@@ -14,7 +14,8 @@ use dataplane::index::{BACKENDS_MAX, BackendIndex, PortIndex, SERVICES_MAX, Serv
 use dataplane::local_port::LocalPool;
 use dataplane::rules::scheduler::{MaglevTable, WeightedRoundRobin};
 use dataplane::rules::{
-    Backend, Member, PortRules, Ruleset, Scheduler, Service, ServiceKey, ServiceState, ServiceTable,
+    AddressSet, Backend, Member, PortRules, Ruleset, Scheduler, Service, ServiceKey, ServiceState,
+    ServiceTable,
 };
 use dataplane::wire::ethernet::MacAddress;
 use dataplane::wire::ipv4::{PROTOCOL_TCP, PROTOCOL_UDP};
@@ -33,8 +34,19 @@ pub struct PortFacts {
     pub is_station: bool,
 }
 
-/// How to reach an address: the port and the next hop's MAC.
-pub type NextHops = BTreeMap<Ipv4Addr, (PortIndex, MacAddress)>;
+/// How to reach an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// The port towards it.
+    pub port: PortIndex,
+    /// The MAC that frames for it go to.
+    pub mac: MacAddress,
+    /// Whether that is the address's own MAC, and not a router's on the way.
+    pub is_on_link: bool,
+}
+
+/// How to reach each backend's address; without a row it is not known.
+pub type NextHops = BTreeMap<Ipv4Addr, NextHop>;
 
 /// What makes a backend this one and no other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -182,7 +194,8 @@ impl Builder {
                 self.sources.remove(&slot);
             }
         }
-        // Workers know a removed service through the flows of its backends only.
+        // Workers know a removed service through the flows of its backends only. Its VIP stays one until the last is
+        // gone: by it workers find the owner of a packet.
         let open: HashSet<ServiceKey> = (0..self.backends.len())
             .filter(|slot| census.open_connections(*slot) > 0)
             .filter_map(|slot| self.backends.key(slot).map(|key| key.service))
@@ -207,7 +220,9 @@ impl Builder {
                 self.sources.insert(given.slot, service.clone());
             }
         }
-        built.ruleset = Arc::new(self.ruleset(revision, rules, services, matcher, next_hops));
+        let lingering = open.iter().map(|key| key.vip);
+        let vips = rules.services.iter().map(|service| service.vip).chain(lingering).collect();
+        built.ruleset = Arc::new(self.ruleset(revision, rules, services, matcher, vips, next_hops));
         self.last = Arc::clone(&built.ruleset);
         Ok(built)
     }
@@ -254,11 +269,12 @@ impl Builder {
         rules: &Rules,
         services: Vec<Option<Arc<Service>>>,
         matcher: Vec<(ServiceKey, ServiceIndex)>,
+        vips: AddressSet,
         next_hops: &NextHops,
     ) -> Ruleset {
         let (ports, local_pools) = self.ports(rules);
         let backends: Vec<_> = (0..self.backends.len()).filter_map(|slot| self.backend_row(slot)).collect();
-        let adjacencies = backends.iter().map(|backend| self.adjacency(backend.address, next_hops)).collect();
+        let adjacencies = (0..self.backends.len()).map(|slot| self.adjacency(slot, next_hops)).collect();
         Ruleset {
             revision,
             worker_count: self.worker_count,
@@ -267,7 +283,7 @@ impl Builder {
             services: services.into(),
             backends: backends.into(),
             adjacencies,
-            vips: Arc::new(rules.services.iter().map(|service| service.vip).collect()),
+            vips: Arc::new(vips),
             local_addresses: Arc::new(
                 local_pools.iter().flat_map(|pool| pool.addresses.iter().copied()).collect(),
             ),
@@ -277,16 +293,23 @@ impl Builder {
 
     fn backend_row(&self, slot: usize) -> Option<Backend> {
         let key = self.backends.key(slot)?;
-        let service = ServiceIndex(self.services.find(&key.service).unwrap_or(0) as u16);
-        Some(Backend { address: key.address, l4_port: key.l4_port, service })
+        Some(Backend { address: key.address, l4_port: key.l4_port })
     }
 
-    fn adjacency(&self, address: Ipv4Addr, next_hops: &NextHops) -> Adjacency {
-        let row = next_hops.get(&address).and_then(|(port, mac)| {
+    /// The row towards the backend in `slot`. A DR frame that went to a router would come back: it is still for the
+    /// VIP. So without a way on the link there is none.
+    fn adjacency(&self, slot: usize, next_hops: &NextHops) -> Adjacency {
+        let row = self.backends.key(slot).and_then(|key| {
+            let NextHop { port, mac, is_on_link } = *next_hops.get(&key.address)?;
             let source = self.ports.get(port.as_usize())?.mac;
-            Some(Adjacency::resolved(*mac, source, *port))
+            (is_on_link || !self.is_dr(&key.service)).then(|| Adjacency::resolved(mac, source, port))
         });
         row.unwrap_or(Adjacency::UNRESOLVED)
+    }
+
+    fn is_dr(&self, service: &ServiceKey) -> bool {
+        let source = self.services.find(service).and_then(|slot| self.sources.get(&slot));
+        source.is_some_and(|source| source.mode == Mode::Dr)
     }
 
     /// What the line needs to know of each port. A port without local addresses of its own uses the first pool
@@ -318,7 +341,10 @@ pub fn static_next_hops(rules: &Rules) -> NextHops {
     rules
         .neighbours
         .iter()
-        .map(|neighbour| (neighbour.address, (PortIndex(neighbour.port as u16), MacAddress(neighbour.mac.0))))
+        .map(|neighbour| {
+            let port = PortIndex(neighbour.port as u16);
+            (neighbour.address, NextHop { port, mac: neighbour.mac, is_on_link: true })
+        })
         .collect()
 }
 
@@ -466,5 +492,36 @@ mod tests {
         assert_eq!(built.ruleset.matcher.find(service_key(&before.services[0])), None);
         assert!(built.ruleset.service(ServiceIndex(0)).is_none());
         assert!(!built.ruleset.vips.contains(Ipv4Addr::new(203, 0, 113, 1)));
+    }
+
+    #[test]
+    fn a_removed_services_vip_stays_one_while_it_has_connections() {
+        let mut builder = builder();
+        let vip = Ipv4Addr::new(203, 0, 113, 1);
+        builder
+            .build(&rules(&[("tcp 203.0.113.1:80", &[("10.0.0.1:80", 1)])]), &NextHops::new(), &NoWorkers)
+            .unwrap();
+        let mut census = Busy { revision: 1, open: [(0, 1)].into() };
+        let built = builder.build(&rules(&[]), &NextHops::new(), &census).unwrap();
+        assert!(built.ruleset.vips.contains(vip), "workers find the owner of its packets by it");
+        census.open.clear();
+        let built = builder.build(&rules(&[]), &NextHops::new(), &census).unwrap();
+        assert!(!built.ruleset.vips.contains(vip));
+    }
+
+    #[test]
+    fn a_direct_routing_backend_behind_a_router_cannot_be_reached() {
+        let via_router = |address: &str| {
+            let hop = NextHop { port: PortIndex(0), mac: MacAddress([4; 6]), is_on_link: false };
+            NextHops::from([(address.parse().unwrap(), hop)])
+        };
+        let fullnat = rules(&[("tcp 203.0.113.1:80", &[("10.0.0.1:80", 1)])]);
+        let mut direct = fullnat.clone();
+        direct.services[0].mode = Mode::Dr;
+        let row = |rules: &Rules| {
+            builder().build(rules, &via_router("10.0.0.1"), &NoWorkers).unwrap().ruleset.adjacencies[0]
+        };
+        assert!(row(&fullnat).resolved);
+        assert!(!row(&direct).resolved, "the router would send it back: it is still for the VIP");
     }
 }

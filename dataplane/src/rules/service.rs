@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::scheduler::{Position, Scheduler};
-use crate::index::{BackendIndex, ServiceIndex};
+use crate::index::BackendIndex;
 
 /// How a service's packets reach its backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,8 +41,6 @@ pub struct Backend {
     pub address: Ipv4Addr,
     /// Its TCP or UDP port number, host order.
     pub l4_port: u16,
-    /// The service it belongs to.
-    pub service: ServiceIndex,
 }
 
 /// What one worker keeps for one service: allocated by control, given with the first ruleset that has the
