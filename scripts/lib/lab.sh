@@ -28,18 +28,20 @@ lab_begin() {
   trap 'exit 143' TERM
 }
 
-# Takes away the namespaces and files of labs whose shell or test is gone.
+# Takes away the namespaces and files of labs whose shell or test is gone. Only what is named exactly as a lab names it,
+# by us: somebody else's xd-prod-1 is not ours to judge.
 lab_sweep() {
-  local owned pid
-  for owned in /run/netns/xd-*-* /tmp/xd-*.*; do
-    [[ -e $owned ]] || continue
-    pid=${owned##*/xd-}
-    pid=${pid%%[-.]*}
-    [[ -d /proc/$pid ]] && continue
-    case $owned in
-      /run/netns/*) ip netns delete "${owned##*/}" || true ;;
-      *) rm -rf "$owned" ;;
-    esac
+  local owned
+  local namespace='^xd-([0-9]+)(-[0-9]+)?-(client|director|switch|backend[0-9])$'
+  local directory='^xd-([0-9]+)(-[0-9]+)?\.[[:alnum:]]{6}$'
+  for owned in /run/netns/xd-*; do
+    [[ ${owned##*/} =~ $namespace && ! -d /proc/${BASH_REMATCH[1]} ]] || continue
+    ip netns delete "${owned##*/}" || true
+  done
+  for owned in /tmp/xd-*; do
+    [[ ${owned##*/} =~ $directory && ! -d /proc/${BASH_REMATCH[1]} ]] || continue
+    [[ -d $owned && ! -L $owned && -O $owned ]] || continue
+    rm -rf "$owned"
   done
 }
 

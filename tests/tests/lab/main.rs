@@ -12,6 +12,7 @@ mod ports;
 mod refusals;
 mod reload;
 mod summary;
+mod sweep;
 mod system_calls;
 mod twin;
 mod udp;
