@@ -99,8 +99,9 @@ lab_namespace() {
   ip netns add "$name"
   ip -n "$name" link set lo up
   # No router solicitations, no duplicate address detection: what moves in the lab is what the test sent.
-  lab_in "$1" sysctl -q -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1 \
-    net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+  # -e: where the kernel was started with ipv6.disable=1 the first two do not exist, and need not.
+  lab_in "$1" sysctl -q -e -w net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1
+  lab_in "$1" sysctl -q -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
 }
 
 # lab_cable ROLE INTERFACE ROLE INTERFACE
