@@ -11,7 +11,7 @@ use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue, TxQueue};
 
 use crate::endless;
 use crate::rules::build::PortFacts;
-use crate::rules::{self, Device};
+use crate::rules::{self, Device, KernelDriver};
 
 /// Descriptors of a queue, either way: DPDK's customary number.
 pub const DESCRIPTORS: u16 = 512;
@@ -35,7 +35,7 @@ pub struct OpenPort {
 /// (`ETH_AF_XDP_DFLT_NUM_DESCS`), and net_pcap with `infinite_rx=1` every packet of its files (PCAP PMD guide).
 pub fn held_mbufs(port: &rules::Port, worker_count: u32) -> u32 {
     match &port.device {
-        Device::AfXdp { .. } => 2_048 * worker_count,
+        device if matches!(device.kernel_interface(), Some((KernelDriver::AfXdp, _))) => 2_048 * worker_count,
         Device::Devargs(text) => endless::packets_held(text),
         _ => 0,
     }

@@ -16,7 +16,7 @@ use crate::kernel::{
 };
 use crate::launch::PortHandle;
 use crate::rules::build::{NextHop, NextHops};
-use crate::rules::{Announce, Device, Port, Rules};
+use crate::rules::{Announce, KernelDriver, Port, Rules};
 
 /// What must be in place before the ports open and go after they close.
 #[derive(Debug, Default)]
@@ -27,13 +27,14 @@ pub(super) struct Guards {
 }
 
 impl Guards {
-    /// Hides `af_packet` interfaces from the kernel, watches over the XDP programs of `af_xdp` ones, brings both up.
+    /// Hides `af_packet` interfaces from the kernel, watches over the XDP programs of `af_xdp` ones, brings both up;
+    /// those that raw devargs name included.
     pub(super) async fn install(rules: &Rules) -> anyhow::Result<Self> {
         let mut guards = Self::default();
         for port in &rules.ports {
             let what = || format!("[[port]] {}: device \"{}\"", port.name, port.device);
-            match &port.device {
-                Device::AfPacket { interface } => {
+            match port.device.kernel_interface() {
+                Some((KernelDriver::AfPacket, interface)) => {
                     let shield = Shield::install(&kernel::connect()?, interface).await.with_context(what)?;
                     if !shield.covers_egress() {
                         info!(
@@ -41,15 +42,15 @@ impl Guards {
                             port.name
                         );
                     }
-                    guards.shields.push((interface.clone(), shield));
+                    guards.shields.push((interface.to_owned(), shield));
                 }
-                Device::AfXdp { interface } => {
+                Some((KernelDriver::AfXdp, interface)) => {
                     let handle = kernel::connect()?;
                     let link = kernel::link::find(&handle, interface).await.with_context(what)?;
                     kernel::link::bring_up(&handle, &link, None).await.with_context(what)?;
                     guards.xdp.push(XdpGuard::install(interface).with_context(what)?);
                 }
-                _ => {}
+                Some((KernelDriver::Tap, _)) | None => {}
             }
         }
         Ok(guards)

@@ -50,6 +50,17 @@ pub enum Device {
     Devargs(String),
 }
 
+/// A DPDK driver that stands on an interface of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelDriver {
+    /// `net_af_packet`: the kernel sees the packets too.
+    AfPacket,
+    /// `net_af_xdp`: an XDP program takes them before the kernel.
+    AfXdp,
+    /// `net_tap`: it makes the interface itself.
+    Tap,
+}
+
 const KINDS: [&str; 7] = ["pcap", "af_packet", "af_xdp", "tap", "memif", "ring", "null"];
 
 const GRAMMAR: &str = "a device is `pcap:IN[,OUT]`, `af_packet:IFACE`, `af_xdp:IFACE`, `tap:NAME`, \
@@ -82,21 +93,38 @@ impl Device {
         }
     }
 
-    /// What no second port may use, in words; devices of which there are as many as one likes claim nothing.
-    pub(super) fn claim(&self) -> Option<String> {
+    /// The driver and the kernel's interface it stands on, also where raw devargs name them. A driver whose interface
+    /// is not named there gets the empty name.
+    pub fn kernel_interface(&self) -> Option<(KernelDriver, &str)> {
         match self {
+            Self::AfPacket { interface } => Some((KernelDriver::AfPacket, interface)),
+            Self::AfXdp { interface } => Some((KernelDriver::AfXdp, interface)),
+            Self::Tap { interface } => Some((KernelDriver::Tap, interface)),
+            Self::Devargs(text) => kernel_interface_of_devargs(text),
+            _ => None,
+        }
+    }
+
+    /// What no second port may use, in words; devices of which there are as many as one likes claim nothing.
+    pub(super) fn claims(&self) -> Vec<String> {
+        let named = match self {
             Self::Pcap { output, .. } => {
                 output.as_ref().map(|path| format!("output file {}", path.display()))
             }
-            Self::AfPacket { interface } | Self::AfXdp { interface } | Self::Tap { interface } => {
-                Some(format!("interface {interface}"))
-            }
             Self::Memif { socket } => Some(format!("memif socket {}", socket.display())),
-            Self::Ring | Self::Null => None,
             Self::Pci { address } => Some(format!("PCI device {address}")),
             Self::Devargs(text) => Some(format!("device {}", text.split(',').next().unwrap_or(text))),
-        }
+            Self::AfPacket { .. } | Self::AfXdp { .. } | Self::Tap { .. } | Self::Ring | Self::Null => None,
+        };
+        let interface = self.kernel_interface().map(|(_, interface)| interface);
+        let interface = interface.filter(|interface| !interface.is_empty()).map(interface_claim);
+        named.into_iter().chain(interface).collect()
     }
+}
+
+/// What a port that uses the kernel's interface `ifname` claims, its kernel twin's included.
+pub(super) fn interface_claim(ifname: &str) -> String {
+    format!("interface {ifname}")
 }
 
 impl fmt::Display for Device {
@@ -192,6 +220,18 @@ fn devargs(text: &str) -> Result<Device, Problem> {
     Ok(Device::Devargs(text.to_owned()))
 }
 
+/// A driver's name is what EAL's virtual-device bus looks at: the beginning of the device's.
+fn kernel_interface_of_devargs(text: &str) -> Option<(KernelDriver, &str)> {
+    let drivers = [
+        ("net_af_packet", KernelDriver::AfPacket),
+        ("net_af_xdp", KernelDriver::AfXdp),
+        ("net_tap", KernelDriver::Tap),
+    ];
+    let (_, driver) = drivers.into_iter().find(|(name, _)| text.starts_with(name))?;
+    let interface = text.split(',').find_map(|argument| argument.strip_prefix("iface="));
+    Some((driver, interface.unwrap_or_default()))
+}
+
 /// `DDDD:BB:DD.F`, hexadecimal; the device below 32 and the function below 8.
 fn pci_address(text: &str) -> Option<String> {
     let (front, function) = text.split_once('.')?;
@@ -227,6 +267,18 @@ mod tests {
             let device = Device::parse(text).unwrap_or_else(|problem| panic!("{problem:?}"));
             assert_eq!(device.to_string(), text);
         }
+    }
+
+    #[test]
+    fn raw_devargs_stand_on_the_same_interfaces() {
+        let claims =
+            |text: &str| Device::parse(text).unwrap_or_else(|problem| panic!("{problem:?}")).claims();
+        assert_eq!(claims("af_packet:eth1"), ["interface eth1"]);
+        assert_eq!(claims("net_af_packet0,qpairs=1,iface=eth1"), ["device net_af_packet0", "interface eth1"]);
+        assert_eq!(claims("net_tap0"), ["device net_tap0"]);
+        assert_eq!(claims("net_pcap0,iface=eth1"), ["device net_pcap0"]);
+        let devargs = Device::Devargs("net_af_xdp1,iface=eth1,start_queue=0".into());
+        assert_eq!(devargs.kernel_interface(), Some((KernelDriver::AfXdp, "eth1")));
     }
 
     #[test]

@@ -64,7 +64,8 @@ pub(super) fn check(field: &Field<Vec<PortTable>>, problems: &mut Problems) -> P
     );
     no_more_than(PORTS_MAX, "ports", list.iter().filter_map(|port| port.name.as_ref()), problems);
     let devices = list.iter().filter_map(|port| port.device.as_ref());
-    let claims = devices.filter_map(|device| Some((device.get_ref().claim()?, device.span())));
+    let claims =
+        devices.flat_map(|device| device.get_ref().claims().into_iter().map(|claim| (claim, device.span())));
     no_duplicates(claims, problems, |claim| {
         Problem::new(format!("two ports use {claim}")).help("a device belongs to one port")
     });
