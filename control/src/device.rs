@@ -1,6 +1,6 @@
 //! Where the line's traits meet DPDK: a worker's queues and rings, and mbufs as packets.
 
-use dataplane::device::{Device, Packets};
+use dataplane::device::{Device, Packets, Transmitted};
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::packet::PacketBuf;
 use dpdk::ring::{Consumer, Producer};
@@ -60,8 +60,10 @@ pub struct PortShare {
     pub rx: Option<RxQueue>,
     /// How it sends.
     pub tx: Transmit,
-    /// First worker only: what the slow path and workers without a queue want sent.
-    pub from_others: Vec<Consumer>,
+    /// First worker only: what the kernel twin wants sent.
+    pub from_twin: Option<Consumer>,
+    /// First worker only: what workers without a queue want sent.
+    pub handed_over: Vec<Consumer>,
     /// To the slow path, where the port has a kernel twin.
     pub to_twin: Option<Producer>,
 }
@@ -132,12 +134,18 @@ impl Device for WorkerDevice {
     }
 
     #[inline(always)]
-    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<Packet>) {
-        let Some(share) = self.ports.get_mut(port.as_usize()) else { return };
-        send_by(&mut self.burst, packets, |burst| match &mut share.tx {
-            Transmit::Queue(queue) => _ = queue.transmit(burst),
-            Transmit::Ring(ring) => _ = ring.push(burst),
-        });
+    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<Packet>) -> Transmitted {
+        let Some(share) = self.ports.get_mut(port.as_usize()) else { return Transmitted::Sent };
+        match &mut share.tx {
+            Transmit::Queue(queue) => {
+                send_by(&mut self.burst, packets, |burst| _ = queue.transmit(burst));
+                Transmitted::Sent
+            }
+            Transmit::Ring(ring) => {
+                send_by(&mut self.burst, packets, |burst| _ = ring.push(burst));
+                Transmitted::HandedOver
+            }
+        }
     }
 
     fn receive_steered(&mut self, into: &mut Packets<Packet>) {
@@ -159,12 +167,19 @@ impl Device for WorkerDevice {
     }
 
     #[inline(always)]
-    fn receive_for_transmit(&mut self, port: PortIndex, into: &mut Packets<Packet>) {
+    fn receive_from_twin(&mut self, port: PortIndex, into: &mut Packets<Packet>) {
+        if let Some(ring) = self.ports.get_mut(port.as_usize()).and_then(|share| share.from_twin.as_mut()) {
+            pop_into(&mut self.burst, ring, into);
+        }
+    }
+
+    #[inline(always)]
+    fn receive_handed_over(&mut self, port: PortIndex, into: &mut Packets<Packet>) {
         let Some(share) = self.ports.get_mut(port.as_usize()) else { return };
-        for at in 0..share.from_others.len() {
-            pop_into(&mut self.burst, &mut share.from_others[at], into);
+        for at in 0..share.handed_over.len() {
+            pop_into(&mut self.burst, &mut share.handed_over[at], into);
             if !into.is_empty() {
-                share.from_others.rotate_left(at + 1);
+                share.handed_over.rotate_left(at + 1);
                 return;
             }
         }

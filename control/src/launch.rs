@@ -250,35 +250,34 @@ impl Launch {
     fn open(&mut self, index: PortIndex, port: &rules::Port) -> anyhow::Result<PortHandle> {
         let OpenPort { port: device, rx, tx, facts, mtu } =
             ports::open(&self.eal, port, self.worker_count, &self.pool)?;
-        let mut to_first = Vec::new();
+        let mut handed_over = Vec::new();
         let (mut rx, mut tx) = (rx.into_iter(), tx.into_iter());
         for worker in 0..usize::from(self.worker_count) {
             let tx = match tx.next() {
                 Some(queue) => Transmit::Queue(queue),
                 None => {
                     let (producer, consumer) = self.channel(&format!("tx.{}.{worker}", index.0))?;
-                    to_first.push(consumer);
+                    handed_over.push(consumer);
                     Transmit::Ring(producer)
                 }
             };
-            self.shares[worker].push(PortShare { rx: rx.next(), tx, from_others: Vec::new(), to_twin: None });
+            self.shares[worker].push(PortShare {
+                rx: rx.next(),
+                tx,
+                from_twin: None,
+                handed_over: Vec::new(),
+                to_twin: None,
+            });
         }
-        let twin_ifname =
-            if port.kernel { Some(self.open_twin(index, port, facts.mac, &mut to_first)?) } else { None };
+        let twin_ifname = if port.kernel { Some(self.open_twin(index, port, facts.mac)?) } else { None };
         if let Some(share) = self.shares[0].last_mut() {
-            share.from_others = to_first;
+            share.handed_over = handed_over;
         }
         Ok(PortHandle { name: port.name.clone(), facts, mtu, twin_ifname, device })
     }
 
     /// Makes the TAP that carries the port's MAC, and the rings between the workers and it.
-    fn open_twin(
-        &mut self,
-        index: PortIndex,
-        port: &rules::Port,
-        mac: MacAddress,
-        to_first: &mut Vec<Consumer>,
-    ) -> anyhow::Result<String> {
+    fn open_twin(&mut self, index: PortIndex, port: &rules::Port, mac: MacAddress) -> anyhow::Result<String> {
         let ifname = format!("{TWIN_PREFIX}{}", port.name);
         let what = || format!("[[port]] {}: kernel = true: the TAP {ifname}", port.name);
         let devargs = format!("net_tap_twin_{},iface={ifname},mac={mac}", port.name);
@@ -295,7 +294,9 @@ impl Launch {
             }
         }
         let (to_worker, consumer) = self.channel(&format!("twin.{}", index.0))?;
-        to_first.push(consumer);
+        if let Some(share) = self.shares[0].last_mut() {
+            share.from_twin = Some(consumer);
+        }
         self.twins.push(TwinPort { port: index, from_workers, to_worker, rx, tx });
         Ok(ifname)
     }

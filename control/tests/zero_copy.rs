@@ -76,7 +76,8 @@ impl Bench {
         let (to_back, back_rx) = ring_port(eal, &pool, "in");
         let (back_tx, from_back) = ring_port(eal, &pool, "out");
         let (front_tx, from_front) = ring::channel(eal, "front", 64).expect("a ring");
-        let share = |rx, tx| PortShare { rx: Some(rx), tx, from_others: Vec::new(), to_twin: None };
+        let share =
+            |rx, tx| PortShare { rx: Some(rx), tx, from_twin: None, handed_over: Vec::new(), to_twin: None };
         let ports = vec![share(front_rx, Transmit::Ring(front_tx)), share(back_rx, Transmit::Queue(back_tx))];
         let device = WorkerDevice::new(ports, vec![None], Vec::new());
         let table = FlowTable::new(

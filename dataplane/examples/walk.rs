@@ -17,7 +17,7 @@ use std::time::Instant;
 
 use cpu::Backing;
 use dataplane::counters::WorkerCounters;
-use dataplane::device::{BURST_MAX, Device, Packets};
+use dataplane::device::{BURST_MAX, Device, Packets, Transmitted};
 use dataplane::flow::FlowTable;
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
@@ -64,16 +64,19 @@ impl Device for Carousel {
         }
     }
 
-    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<MemoryPacket>) {
+    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<MemoryPacket>) -> Transmitted {
         assert_eq!(port, BACK, "clients' packets go to backends");
         self.waiting.extend(packets.drain(..));
+        Transmitted::Sent
     }
 
     fn receive_steered(&mut self, _into: &mut Packets<MemoryPacket>) {}
 
     fn steer(&mut self, _owner: WorkerIndex, _packets: &mut Packets<MemoryPacket>) {}
 
-    fn receive_for_transmit(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
+    fn receive_from_twin(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
+
+    fn receive_handed_over(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
 
     fn has_twin(&self, _port: PortIndex) -> bool {
         false

@@ -14,6 +14,15 @@ pub const BURST_MAX: usize = 32;
 /// Packets on their way in or out.
 pub type Packets<P> = ArrayVec<P, BURST_MAX>;
 
+/// What became of packets that were to be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transmitted {
+    /// The port has them.
+    Sent,
+    /// A worker that has a queue will send and count them.
+    HandedOver,
+}
+
 /// What a worker polls and feeds.
 ///
 /// Every sending call takes what it can from the front of `packets` and leaves the rest there; the caller
@@ -28,8 +37,9 @@ pub trait Device {
     /// Receives from the worker's own queue of `port`. `into` is empty when called.
     fn receive(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
 
-    /// Sends by the worker's own queue of `port`.
-    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<Self::Packet>);
+    /// Sends by the worker's own queue of `port`; or, where the device has none for this worker, hands over to one
+    /// that has.
+    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<Self::Packet>) -> Transmitted;
 
     /// Takes packets that other workers steered here; their `port()` is the one they came in by.
     fn receive_steered(&mut self, into: &mut Packets<Self::Packet>);
@@ -37,8 +47,11 @@ pub trait Device {
     /// Hands packets to the worker that owns their flows.
     fn steer(&mut self, owner: WorkerIndex, packets: &mut Packets<Self::Packet>);
 
-    /// Takes packets that others (the slow path) want sent by `port`, ready as they are.
-    fn receive_for_transmit(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
+    /// Takes packets that the kernel twin of `port` wants sent by it, ready as they are.
+    fn receive_from_twin(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
+
+    /// Takes packets that workers without a queue of `port` hand over, ready as they are.
+    fn receive_handed_over(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
 
     /// Whether `port` has a kernel twin to punt to.
     fn has_twin(&self, port: PortIndex) -> bool;

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::device::{Device, Packets};
+use crate::device::{Device, Packets, Transmitted};
 use crate::index::{PortIndex, WorkerIndex};
 use crate::packet::PacketBuf;
 
@@ -114,12 +114,13 @@ impl Device for MemoryDevice {
         }
     }
 
-    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<MemoryPacket>) {
+    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<MemoryPacket>) -> Transmitted {
         if let Some(port) = self.port(port) {
             let accepted = port.transmit_room.map_or(packets.len(), |room| room.min(packets.len()));
             port.transmit_room = port.transmit_room.map(|room| room - accepted);
             port.outgoing.extend(packets.drain(..accepted));
         }
+        Transmitted::Sent
     }
 
     fn receive_steered(&mut self, into: &mut Packets<MemoryPacket>) {
@@ -130,7 +131,9 @@ impl Device for MemoryDevice {
         self.steered_out.extend(packets.drain(..).map(|packet| (owner, packet)));
     }
 
-    fn receive_for_transmit(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
+    fn receive_from_twin(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
+
+    fn receive_handed_over(&mut self, _port: PortIndex, _into: &mut Packets<MemoryPacket>) {}
 
     fn has_twin(&self, port: PortIndex) -> bool {
         self.ports.get(port.as_usize()).is_some_and(|port| port.twin)

@@ -188,16 +188,22 @@ impl<D: Device, C: Clock> Worker<D, C> {
         true
     }
 
-    /// Sends what the slow path has for `port`: the queue is the worker's.
+    /// Sends what the kernel twin and workers without a queue have for `port`: the queue is this worker's.
     fn send_for_others(&mut self, port: PortIndex) -> bool {
-        let packets = &mut self.burst.packets;
-        self.device.receive_for_transmit(port, packets);
-        if packets.is_empty() {
-            return false;
+        let Self { device, burst, line, .. } = self;
+        let packets = &mut burst.packets;
+        device.receive_from_twin(port, packets);
+        let from_twin = packets.len();
+        if from_twin > 0 {
+            line.counters.from_slow_path.add(from_twin as u64);
+            transmit::send(port, packets, device, &line.counters);
         }
-        self.line.counters.from_slow_path.add(packets.len() as u64);
-        transmit::send(port, packets, &mut self.device, &self.line.counters);
-        true
+        device.receive_handed_over(port, packets);
+        let handed_over = packets.len();
+        if handed_over > 0 {
+            transmit::send(port, packets, device, &line.counters);
+        }
+        from_twin + handed_over > 0
     }
 
     fn take_up_rules(&mut self) {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use cpu::Backing;
 use dataplane::counters::WorkerCounters;
-use dataplane::device::{Device, Packets};
+use dataplane::device::{Device, Packets, Transmitted};
 use dataplane::flow::FlowTable;
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
@@ -112,7 +112,7 @@ impl Device for World {
         }
     }
 
-    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<InlinePacket>) {
+    fn transmit(&mut self, port: PortIndex, packets: &mut Packets<InlinePacket>) -> Transmitted {
         // Now and then the port refuses half of them.
         let accepted = if self.next.is_multiple_of(5) { packets.len() / 2 } else { packets.len() };
         for packet in packets.drain(..accepted) {
@@ -120,6 +120,7 @@ impl Device for World {
                 self.answers.push_back(packet.answered());
             }
         }
+        Transmitted::Sent
     }
 
     fn receive_steered(&mut self, into: &mut Packets<InlinePacket>) {
@@ -132,7 +133,11 @@ impl Device for World {
         packets.pop();
     }
 
-    fn receive_for_transmit(&mut self, _port: PortIndex, into: &mut Packets<InlinePacket>) {
+    fn receive_from_twin(&mut self, _port: PortIndex, into: &mut Packets<InlinePacket>) {
+        into.push(self.frames[0].clone());
+    }
+
+    fn receive_handed_over(&mut self, _port: PortIndex, into: &mut Packets<InlinePacket>) {
         into.push(self.frames[0].clone());
     }
 

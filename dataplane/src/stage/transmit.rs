@@ -2,7 +2,7 @@
 
 use crate::burst::Burst;
 use crate::counters::WorkerCounters;
-use crate::device::{Device, Packets};
+use crate::device::{Device, Packets, Transmitted};
 use crate::index::{PORTS_MAX, PortIndex, WORKERS_MAX, WorkerIndex};
 use crate::packet::PacketBuf;
 use crate::verdict::{DropReason, Verdict};
@@ -76,10 +76,11 @@ pub fn send<D: Device>(
     let len =
         |packets: &Packets<D::Packet>| packets.iter().map(|packet| packet.packet_len() as u64).sum::<u64>();
     let (count, bytes) = (packets.len(), len(packets));
-    device.transmit(port, packets);
-    let tx = &counters.port(port).tx;
-    tx.packets.add((count - packets.len()) as u64);
-    tx.bytes.add(bytes - len(packets));
+    if device.transmit(port, packets) == Transmitted::Sent {
+        let tx = &counters.port(port).tx;
+        tx.packets.add((count - packets.len()) as u64);
+        tx.bytes.add(bytes - len(packets));
+    }
     refuse(packets, DropReason::TxRefused, counters);
 }
 

@@ -152,8 +152,10 @@ impl Director {
                 let index = dataplane::index::BackendIndex(index as u32);
                 let backend = self.counters.backend(index);
                 let held = backend.opened.value() - backend.closed.value();
-                let service =
-                    line.rules.backend(index).and_then(|backend| line.rules.service(backend.service));
+                let services = line.rules.services.iter().flatten();
+                let service = services
+                    .into_iter()
+                    .find(|service| service.members.iter().any(|member| member.backend == index));
                 let paired = service.is_some_and(|service| service.mode == dataplane::rules::Mode::Fullnat);
                 held * if paired { 2 } else { 1 }
             })

@@ -59,15 +59,14 @@ pub(crate) fn backend_mac(index: usize) -> MacAddress {
 pub(crate) fn ruleset(worker_count: u16, services: &[ServiceSpec]) -> Ruleset {
     let mut backends = Vec::new();
     let mut built = Vec::new();
-    for (index, spec) in services.iter().enumerate() {
+    for spec in services {
         let first = backends.len();
         // A backend of FullNAT listens elsewhere; one of DR owns the VIP, port and all.
         let l4_port = if spec.mode == Mode::Fullnat { 9_000 } else { spec.l4_port };
-        backends.extend((first..first + spec.weights.len()).map(|number| Backend {
-            address: backend_address(number),
-            l4_port,
-            service: ServiceIndex(index as u16),
-        }));
+        backends.extend(
+            (first..first + spec.weights.len())
+                .map(|number| Backend { address: backend_address(number), l4_port }),
+        );
         built.push(Some(Arc::new(service(spec, first, &backends[first..]))));
     }
     let adjacency = |number| Adjacency::resolved(backend_mac(number), PORT_MACS[1], BACK);
