@@ -1,11 +1,12 @@
 //! What the data path counted, put together for people and programs: `crossdock status`, the summary `run` ends
 //! with, and `replay`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use dataplane::counters::WorkerCounters;
 use dataplane::index::{BackendIndex, PortIndex, ServiceIndex};
+use dataplane::rules::ServiceKey;
 use dataplane::verdict::DropReason;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +54,21 @@ pub struct PortReport {
     pub tx_packets: u64,
     /// Bytes of those.
     pub tx_bytes: u64,
+    /// What the device itself lost; all 0 where its driver does not say.
+    pub lost: DeviceLosses,
+}
+
+/// Packets that a device lost before the line saw them, or after it let them go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceLosses {
+    /// Arrived and found no free descriptor: the worker was too slow.
+    pub rx_missed: u64,
+    /// Arrived damaged.
+    pub rx_errors: u64,
+    /// Arrived when the mempool was empty.
+    pub rx_no_mbuf: u64,
+    /// Accepted for sending and not sent.
+    pub tx_errors: u64,
 }
 
 /// One service.
@@ -175,10 +191,10 @@ impl BackendTotals {
 pub struct Accounts {
     /// By backend slot: who has it, and what stood there before.
     backends: BTreeMap<usize, (BackendKey, BackendTotals)>,
-    /// By service slot: its generation, and what was refused before.
-    services: BTreeMap<usize, (u32, u64)>,
-    /// What backends counted that lost their slot while their service lived on.
-    former: Vec<(BackendKey, BackendTotals)>,
+    /// By service slot: what was refused before its tenant came.
+    refused: BTreeMap<usize, u64>,
+    /// What backends counted that lost their slot while their service lived on, by service.
+    former: BTreeMap<ServiceKey, BackendTotals>,
 }
 
 impl Accounts {
@@ -189,15 +205,15 @@ impl Accounts {
             let totals = BackendTotals::read(workers, slot);
             let Some(key) = builder.backends().key(slot).copied() else { continue };
             if let Some((old, before)) = self.backends.insert(slot, (key, totals)) {
-                self.former.push((old, totals.zip(before, u64::wrapping_sub)));
+                let former = self.former.entry(old.service).or_default();
+                *former = former.zip(totals.zip(before, u64::wrapping_sub), u64::wrapping_add);
             }
         }
         for index in &built.fresh_services {
             let refused = workers.iter().map(|worker| worker.service(*index).refused.value()).sum();
-            let generation = builder.services().generation(index.as_usize()).unwrap_or(0);
-            self.services.insert(index.as_usize(), (generation, refused));
+            self.refused.insert(index.as_usize(), refused);
         }
-        self.former.retain(|(key, _)| builder.services().find(&key.service).is_some());
+        self.former.retain(|service, _| builder.services().find(service).is_some());
     }
 
     fn backend(&self, slot: usize, workers: &[&WorkerCounters]) -> BackendTotals {
@@ -208,7 +224,7 @@ impl Accounts {
     fn refused(&self, slot: usize, workers: &[&WorkerCounters]) -> u64 {
         let index = ServiceIndex(slot as u16);
         let now: u64 = workers.iter().map(|worker| worker.service(index).refused.value()).sum();
-        now.saturating_sub(self.services.get(&slot).map_or(0, |(_, before)| *before))
+        now.saturating_sub(self.refused.get(&slot).copied().unwrap_or(0))
     }
 }
 
@@ -223,7 +239,12 @@ pub fn report(
     let sum = |of: &dyn Fn(&WorkerCounters) -> u64| workers.iter().map(|worker| of(worker)).sum::<u64>();
     let ports =
         rules.ports.iter().enumerate().map(|(index, port)| port_report(index, port, workers)).collect();
-    let services = rules.services.iter().map(|s| service_report(s, builder, accounts, workers)).collect();
+    let slots = slots_by_service(builder);
+    let services = rules
+        .services
+        .iter()
+        .map(|service| service_report(service, &slots, builder, accounts, workers))
+        .collect();
     let totals: Vec<_> =
         (0..builder.backends().len()).map(|slot| BackendTotals::read(workers, slot)).collect();
     Report {
@@ -268,8 +289,20 @@ fn port_report(index: usize, port: &rules::Port, workers: &[&WorkerCounters]) ->
     report
 }
 
+/// The backend slots of every service, retired ones included.
+fn slots_by_service(builder: &Builder) -> HashMap<ServiceKey, Vec<usize>> {
+    let mut slots: HashMap<_, Vec<_>> = HashMap::new();
+    for slot in 0..builder.backends().len() {
+        if let Some(key) = builder.backends().key(slot) {
+            slots.entry(key.service).or_default().push(slot);
+        }
+    }
+    slots
+}
+
 fn service_report(
     service: &rules::Service,
+    slots: &HashMap<ServiceKey, Vec<usize>>,
     builder: &Builder,
     accounts: &Accounts,
     workers: &[&WorkerCounters],
@@ -287,13 +320,9 @@ fn service_report(
         .iter()
         .map(|backend| backend_report(backend, slot_of(backend), builder, accounts, workers))
         .collect();
-    let of_slots = (0..builder.backends().len())
-        .filter(|slot| builder.backends().key(*slot).is_some_and(|backend| backend.service == key))
-        .map(|slot| accounts.backend(slot, workers));
-    let of_former =
-        accounts.former.iter().filter(|(backend, _)| backend.service == key).map(|(_, totals)| *totals);
-    let totals =
-        of_slots.chain(of_former).fold(BackendTotals::default(), |sum, one| sum.zip(one, u64::wrapping_add));
+    let former = accounts.former.get(&key).copied().unwrap_or_default();
+    let of_slots = slots.get(&key).into_iter().flatten().map(|slot| accounts.backend(*slot, workers));
+    let totals = of_slots.fold(former, |sum, one| sum.zip(one, u64::wrapping_add));
     ServiceReport {
         name: service.name.clone(),
         listen: format!("{} {}:{}", service.protocol, service.vip, service.l4_port),
@@ -351,8 +380,16 @@ impl fmt::Display for Report {
             "PORT", "RX PACKETS", "RX BYTES", "TX PACKETS", "TX BYTES"
         )?;
         for port in &self.ports {
-            let PortReport { name, device, rx_packets, rx_bytes, tx_packets, tx_bytes } = port;
+            let PortReport { name, device, rx_packets, rx_bytes, tx_packets, tx_bytes, lost } = port;
             writeln!(f, "{name:<14}{rx_packets:>14}{rx_bytes:>16}{tx_packets:>14}{tx_bytes:>16}  {device}")?;
+            if *lost != DeviceLosses::default() {
+                let DeviceLosses { rx_missed, rx_errors, rx_no_mbuf, tx_errors } = lost;
+                writeln!(
+                    f,
+                    "  lost by the device: {rx_missed} missed, {rx_errors} damaged, {rx_no_mbuf} without a buffer, \
+                     {tx_errors} not sent"
+                )?;
+            }
         }
         writeln!(
             f,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 use dataplane::counters::WorkerCounters;
 use dataplane::index::PortIndex;
+use dpdk::PortStats;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
@@ -16,7 +17,7 @@ use super::advice::Advice;
 use super::kernel_side::{KernelSide, announced_vips};
 use crate::api::server::Reporter;
 use crate::launch::Running;
-use crate::report::{self, Accounts, Report};
+use crate::report::{self, Accounts, DeviceLosses, Report};
 use crate::rules::Rules;
 use crate::rules::build::{Builder, Built, NextHops, static_next_hops};
 use crate::rules::slots::Census;
@@ -39,6 +40,8 @@ struct Inner {
     accounts: Accounts,
     counters: Vec<Arc<WorkerCounters>>,
     slow_path: Arc<SlowPathCounters>,
+    /// By port, as of the last look.
+    lost: Vec<DeviceLosses>,
 }
 
 impl Shared {
@@ -52,7 +55,10 @@ impl Reporter for Shared {
         let inner = self.lock();
         let workers: Vec<_> = inner.counters.iter().map(AsRef::as_ref).collect();
         let seconds = inner.started.elapsed().as_secs_f64();
-        let report = report::report(seconds, &inner.rules, &inner.builder, &inner.accounts, &workers);
+        let mut report = report::report(seconds, &inner.rules, &inner.builder, &inner.accounts, &workers);
+        for (port, lost) in report.ports.iter_mut().zip(&inner.lost) {
+            port.lost = *lost;
+        }
         let ports = inner.rules.ports.iter().enumerate().filter(|(_, port)| port.kernel);
         let twins =
             ports.map(|(index, port)| (port.name.clone(), inner.slow_path.snapshot(PortIndex(index as u16))));
@@ -84,6 +90,7 @@ impl Director {
             builder: Builder::new(facts, running.workers.len() as u16),
             accounts: Accounts::default(),
             slow_path: Arc::clone(&running.slow_path_counters),
+            lost: vec![DeviceLosses::default(); running.ports.len()],
             counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
         };
         let next_hops = NextHops::new();
@@ -308,8 +315,20 @@ impl Director {
         self.running.has_lost_a_thread()
     }
 
+    /// Asks the devices what they lost; a device that does not answer keeps what it said before.
+    fn look_at_devices(&self) {
+        let mut inner = self.shared.lock();
+        for (lost, port) in inner.lost.iter_mut().zip(&self.running.ports) {
+            if let Ok(stats) = port.device.stats() {
+                let PortStats { rx_missed, rx_errors, rx_no_mbuf, tx_errors, .. } = stats;
+                *lost = DeviceLosses { rx_missed, rx_errors, rx_no_mbuf, tx_errors };
+            }
+        }
+    }
+
     /// Says what an operator can mend.
     pub(super) fn advise(&mut self) {
+        self.look_at_devices();
         let workers: Vec<_> = self.running.workers.iter().map(|worker| worker.counters.as_ref()).collect();
         self.advice.look(&workers, Instant::now()).iter().for_each(|advice| warn!("{advice}"));
     }
@@ -330,6 +349,7 @@ impl Director {
     pub(super) async fn stop(mut self) -> anyhow::Result<Report> {
         self.kernel.stop().await;
         self.running.stop()?;
+        self.look_at_devices();
         Ok(self.shared.report())
     }
 }
