@@ -7,8 +7,6 @@
 use std::fs;
 use std::path::Path;
 
-use cpu::Backing;
-
 use crate::rules::Memory;
 
 /// Bytes DPDK itself needs beside the mempool: rings, device data, the memory allocator's own.
@@ -29,16 +27,6 @@ pub enum Chosen {
     Huge,
     /// Ordinary memory.
     Plain,
-}
-
-impl Chosen {
-    /// What the flow tables are asked to stand on: huge pages as far as there are any left.
-    pub fn backing(self) -> Backing {
-        match self {
-            Self::Huge => Backing::Auto,
-            Self::Plain => Backing::Plain,
-        }
-    }
 }
 
 /// Huge pages were demanded and there are too few.

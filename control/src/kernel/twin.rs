@@ -239,7 +239,7 @@ fn set_switches(ifname: &str) -> Vec<String> {
         (Sysctl::new("ipv4", "neigh", ifname, "mcast_resolicit"), 3),
     ];
     if effective_ipv4_conf(ifname, "arp_ignore") == 0 {
-        // With two twins, a VIP is answered where it stands and nowhere else.
+        // A port answers for its own addresses and not for those of another twin; VIPs stand on every twin.
         wanted.push(conf("arp_ignore", 1));
     }
     if effective_ipv4_conf(ifname, "rp_filter") == 1 {

@@ -103,13 +103,32 @@ mod region {
                 .filter(|&bytes| isize::try_from(bytes).is_ok())
                 .ok_or_else(|| too_large::<T>(len))?;
             let elements = map(mapped_bytes, backing)?.cast::<T>();
+            // Owns the mapping from here on: it goes when the pages cannot be had.
+            let region = Self { elements, len, mapped_bytes };
+            if backing == Backing::Huge {
+                region.populate()?;
+            }
             for index in 0..len {
                 // SAFETY: the mapping holds `len` elements (mapped_bytes >= len * size_of::<T>()), is
                 // writable, aligned for T (asserted above) and nobody else knows of it yet; the offset fits
                 // isize (checked above).
                 unsafe { elements.add(index).write(value) };
             }
-            Ok(Self { elements, len, mapped_bytes })
+            Ok(region)
+        }
+
+        /// Takes the pages now. A control group's limit (hugetlb.2MB.max) is not looked at when they are reserved
+        /// but when they are touched, and a touch it refuses is a SIGBUS. Kernels before 5.14 do not know the call;
+        /// there the first touch decides.
+        fn populate(&self) -> io::Result<()> {
+            // SAFETY: exactly the mapping that `map` made; populating changes no content.
+            let rc = unsafe {
+                libc::madvise(self.elements.as_ptr().cast(), self.mapped_bytes, libc::MADV_POPULATE_WRITE)
+            };
+            match io::Error::last_os_error() {
+                error if rc != 0 && error.raw_os_error() != Some(libc::EINVAL) => Err(error),
+                _ => Ok(()),
+            }
         }
 
         #[inline(always)]
@@ -142,7 +161,7 @@ mod region {
     /// A fresh zeroed mapping of `bytes`, a multiple of the huge page size.
     fn map(bytes: usize, backing: Backing) -> io::Result<NonNull<libc::c_void>> {
         let huge = backing == Backing::Huge;
-        // The kernel reserves the huge pages here, so that a later touch cannot find them gone
+        // The kernel reserves the huge pages here, so that other processes cannot take them before they are touched
         // (hugetlbfs_reserv).
         let extra_flags = if huge { libc::MAP_HUGETLB | libc::MAP_HUGE_2MB } else { 0 };
         // SAFETY: a new private anonymous mapping at an address the kernel chooses; no memory of ours is
