@@ -34,8 +34,6 @@ use crate::slow_path::{Limits, SlowPath, SlowPathCounters, TwinPort, signals};
 const RING_SIZE: u32 = 1_024;
 /// Mbufs a thread keeps in its own mempool cache.
 const CACHE_SIZE: u32 = 256;
-/// Twins' interfaces are called this and the port's name.
-const TWIN_PREFIX: &str = "xd-";
 
 /// A running worker.
 #[derive(Debug)]
@@ -278,9 +276,12 @@ impl Launch {
 
     /// Makes the TAP that carries the port's MAC, and the rings between the workers and it.
     fn open_twin(&mut self, index: PortIndex, port: &rules::Port, mac: MacAddress) -> anyhow::Result<String> {
-        let ifname = format!("{TWIN_PREFIX}{}", port.name);
+        let ifname = rules::twin_ifname(&port.name);
         let what = || format!("[[port]] {}: kernel = true: the TAP {ifname}", port.name);
-        let devargs = format!("net_tap_twin_{},iface={ifname},mac={mac}", port.name);
+        ports::refuse_existing_interface(&ifname, "another Crossdock's? give this [[port]] another name")
+            .with_context(what)?;
+        // No port's own device is called this: theirs have an underscore before the name.
+        let devargs = format!("net_taptwin_{},iface={ifname},mac={mac}", port.name);
         let mut device = Port::attach(&self.eal, &devargs).with_context(what)?;
         device.configure(&PortConfig::default(), &self.pool).with_context(what)?;
         let (mut rx, mut tx) = device.start().with_context(what)?;

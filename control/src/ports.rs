@@ -5,9 +5,10 @@ use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use dataplane::wire::ethernet::MacAddress;
 use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue, TxQueue};
+use nix::net::if_::if_nametoindex;
 
 use crate::endless;
 use crate::rules::build::PortFacts;
@@ -69,8 +70,28 @@ pub fn open(eal: &Eal, port: &rules::Port, worker_count: u16, pool: &Mempool) ->
     })
 }
 
+/// Refuses a name that an interface has: net_tap would join that one as a second queue, if it is a TAP of another
+/// process, and the two would share its packets. (Between this look and the TAP's making somebody may still come first.)
+///
+/// # Errors
+/// When there is such an interface.
+pub fn refuse_existing_interface(ifname: &str, way_out: &str) -> anyhow::Result<()> {
+    match if_nametoindex(ifname) {
+        Ok(_) => bail!("interface {ifname} exists already; {way_out}"),
+        Err(_) => Ok(()),
+    }
+}
+
 fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Port> {
     let arguments = |queues| device_arguments(port, queues);
+    if let Some((KernelDriver::Tap, interface)) = port.device.kernel_interface()
+        && !interface.is_empty()
+    {
+        refuse_existing_interface(
+            interface,
+            "another Crossdock's? a TAP port makes its own: choose another name",
+        )?;
+    }
     match &port.device {
         Device::Pci { address } => Ok(Port::find(eal, address)?),
         Device::AfXdp { interface } => {

@@ -122,6 +122,11 @@ impl Device {
     }
 }
 
+/// The interface of a port's kernel twin.
+pub fn twin_ifname(port_name: &str) -> String {
+    format!("xd-{port_name}")
+}
+
 /// What a port that uses the kernel's interface `ifname` claims, its kernel twin's included.
 pub(super) fn interface_claim(ifname: &str) -> String {
     format!("interface {ifname}")

@@ -25,7 +25,7 @@ pub use checked::{
     Announce, Backend, CORE_COUNT_MAX, Control, Dataplane, Device, Idle, MacAddress, Memory, Mode, Neighbour,
     Port, Protocol, Rules, Scheduler, Service, SlowPath, Workers,
 };
-pub use device::KernelDriver;
+pub use device::{KernelDriver, twin_ifname};
 pub use diff::{Diff, Reweighted, ServiceChange};
 pub use error::Diagnostics;
 

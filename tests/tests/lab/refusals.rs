@@ -53,6 +53,36 @@ fn a_missing_privilege() {
     assert!(said.contains("root") || said.contains("CAP_NET"), "says what is missing: {said}");
 }
 
+/// net_tap would join the first one's twin, and the two would share its packets.
+#[test]
+fn a_second_one_with_the_same_port_name_is_refused_and_the_first_lives_on() {
+    let lab = Lab::two_arms();
+    let servers = WebServers::start(&lab, 8080);
+    let director = Director::start(&lab, &rules("quickstart.toml"));
+    let path = lab.directory().join("second.toml");
+    let socket = lab.directory().join("second.sock");
+    let binary = binary().display().to_string();
+    let run = [&binary, "run", "-c", &path.display().to_string(), "--duration", "1s"].map(str::to_owned);
+    for port in
+        ["name = \"front\"\ndevice = \"null\"\nkernel = true", "name = \"x\"\ndevice = \"tap:xd-front\""]
+    {
+        let text = format!(
+            "[control]\nsocket = \"{}\"\n[dataplane]\nworkers = [0]\nmemory = \"plain\"\n[[port]]\n{port}\n",
+            socket.display()
+        );
+        std::fs::write(&path, text).expect("the second's rules");
+        let output = lab.run("director", &run.each_ref().map(String::as_str));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("interface xd-front exists already"), "{said}");
+    }
+    for _ in 0..9 {
+        lab.fetch(&format!("http://{VIP}/"));
+    }
+    assert_eq!(servers.requests(), [5, 3, 1]);
+    director.stop();
+}
+
 /// Another one on the same host, with its own socket, changes nothing for the first.
 #[test]
 fn two_side_by_side() {

@@ -1,11 +1,14 @@
 //! `[[port]]`: each by itself, then against the others.
 
+use std::collections::HashSet;
+
 use dataplane::index::PORTS_MAX;
 use ipnet::{IpNet, Ipv4Net};
 use toml::Spanned;
 
 use super::{each, no_duplicates, no_more_than, optional, or_default, required};
 use crate::rules::checked::{Device, MacAddress, Port};
+use crate::rules::device::{KernelDriver, interface_claim, twin_ifname};
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
 use crate::rules::file::PortTable;
@@ -66,8 +69,18 @@ pub(super) fn check(field: &Field<Vec<PortTable>>, problems: &mut Problems) -> P
     let devices = list.iter().filter_map(|port| port.device.as_ref());
     let claims =
         devices.flat_map(|device| device.get_ref().claims().into_iter().map(|claim| (claim, device.span())));
-    no_duplicates(claims, problems, |claim| {
-        Problem::new(format!("two ports use {claim}")).help("a device belongs to one port")
+    let with_twins = list.iter().filter(|port| port.kernel == Some(true));
+    // Of two ports with one name that was said already.
+    let mut seen = HashSet::new();
+    let twins = with_twins.filter_map(|port| port.name.as_ref()).filter(|name| seen.insert(name.get_ref()));
+    let twin_claims = twins.map(|name| (interface_claim(&twin_ifname(name.get_ref())), name.span()));
+    no_duplicates(claims.chain(twin_claims), problems, |claim| {
+        let problem = Problem::new(format!("two ports use {claim}"));
+        problem.help(if claim.starts_with(&interface_claim(&twin_ifname(""))) {
+            "the kernel twin of a port is called `xd-` and the port's name"
+        } else {
+            "a device belongs to one port"
+        })
     });
     Ports {
         complete: !tables.is_empty() && list.iter().all(|port| port.name.is_some() && port.kernel.is_some()),
@@ -91,12 +104,30 @@ fn port(table: &PortTable, problems: &mut Problems) -> PortDraft {
                 .help("set `kernel = true` on this port, or leave `addresses` out"),
         );
     }
+    let name = required(&table.name, (place, "name"), problems, |text| name(text, NAME_BYTES_MAX));
+    let device = required(&table.device, (place, "device"), problems, |text| Device::parse(text));
     PortDraft {
-        name: required(&table.name, (place, "name"), problems, |text| name(text, NAME_BYTES_MAX)),
-        device: required(&table.device, (place, "device"), problems, |text| Device::parse(text)),
+        name,
         kernel,
         addresses: each(&table.addresses, problems, |text| interface_address(text)),
         local_addresses: each(&table.local_addresses, problems, |text| local_addresses(text)),
-        mac: optional(&table.mac, problems, |text| mac(text)).map(Spanned::into_inner),
+        mac: optional(&table.mac, problems, |text| changeable_mac(text, device.as_ref()))
+            .map(Spanned::into_inner),
+        device,
+    }
+}
+
+/// `net_af_packet` would change the interface's own MAC and leave it so; `net_af_xdp` cannot change any.
+fn changeable_mac(text: &str, device: Option<&Spanned<Device>>) -> Result<MacAddress, Problem> {
+    let mac = mac(text)?;
+    match device.and_then(|device| device.get_ref().kernel_interface()) {
+        Some((KernelDriver::AfPacket | KernelDriver::AfXdp, interface)) => {
+            Err(Problem::new("`mac` on a port that uses the MAC of its interface")
+                .label(format!("the port has the MAC of {interface:?}"))
+                .help(format!(
+                    "leave `mac` out, and before the start: ip link set dev {interface} address {mac}"
+                )))
+        }
+        _ => Ok(mac),
     }
 }
