@@ -16,9 +16,9 @@ fn main() -> ExitCode {
         Err(error) => {
             if let Some(diagnostics) = error.downcast_ref::<Diagnostics>() {
                 // anstream takes the colours out where stderr is not a terminal or NO_COLOR is set.
-                anstream::eprint!("{}", diagnostics.coloured());
+                cli::complain(diagnostics.coloured());
             }
-            anstream::eprintln!("crossdock: {error:#}");
+            cli::complain(format_args!("crossdock: {error:#}\n"));
             ExitCode::FAILURE
         }
     }

@@ -101,3 +101,18 @@ fn the_rules_that_come_with_crossdock_are_valid() {
         assert_eq!(code, 0, "{stderr}");
     }
 }
+
+/// `crossdock check | true`, and a service manager whose log has gone: a reader that has left is no reason to abort.
+#[test]
+fn a_reader_that_has_left_is_no_error() {
+    let run = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_crossdock"));
+        command.args(arguments).current_dir(directory());
+        command.stdout(writer.try_clone().expect("a pipe")).stderr(writer).status().expect("crossdock").code()
+    };
+    assert_eq!(run(&["check", "-c", "valid-pcap.toml"]), Some(0));
+    assert_eq!(run(&["check", "-c", "five-errors.toml"]), Some(1), "an abort has no code, a panic 101");
+    assert_eq!(run(&["status", "--socket", "/nonexistent/crossdock.sock"]), Some(1));
+}

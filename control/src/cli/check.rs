@@ -19,8 +19,7 @@ impl Check {
         let backends: usize = rules.services.iter().map(|service| service.backends.len()).sum();
         let counts = [(rules.ports.len(), "port"), (rules.services.len(), "service"), (backends, "backend")]
             .map(counted);
-        anstream::println!("{}: ok: {}", self.config.display(), counts.join(", "));
-        Ok(())
+        super::print(format_args!("{}: ok: {}\n", self.config.display(), counts.join(", ")))
     }
 }
 

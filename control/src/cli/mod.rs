@@ -1,6 +1,10 @@
 //! The command line: what can be typed, one file a command. No command does the work itself; the library
 //! does.
 
+use std::fmt::Display;
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 mod check;
@@ -38,4 +42,18 @@ impl Cli {
             Command::Status(status) => status.run(),
         }
     }
+}
+
+/// Writes to stdout, without colours where it is no terminal. A reader that has had enough (`| head`) is no error.
+fn print(text: impl Display) -> anyhow::Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    match write!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("writing to stdout"),
+    }
+}
+
+/// Writes to stderr as far as anybody listens; unlike `eprint!` it never panics.
+pub(crate) fn complain(text: impl Display) {
+    let _: io::Result<()> = write!(anstream::stderr(), "{text}");
 }

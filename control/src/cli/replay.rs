@@ -34,24 +34,23 @@ impl Replay {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let rules = Rules::load(&self.config)?;
         for backend in unreachable_backends(&rules) {
-            anstream::eprintln!("crossdock: {backend} has no [[neighbour]]: its packets will be dropped");
+            super::complain(format_args!(
+                "crossdock: {backend} has no [[neighbour]]: its packets will be dropped\n"
+            ));
         }
         let report = replay(&rules, &self.input, &self.output, self.port.as_deref())?;
         if self.json {
             let json = serde_json::to_string_pretty(&report).context("the counts")?;
-            anstream::println!("{json}");
-            return Ok(());
+            return super::print(format_args!("{json}\n"));
         }
         let received: u64 = report.ports.iter().map(|port| port.rx_packets).sum();
         let sent: u64 = report.ports.iter().map(|port| port.tx_packets).sum();
-        anstream::println!(
-            "{} -> {}: {received} packets in, {sent} out, {} to the kernel, {} dropped\n",
+        super::print(format_args!(
+            "{} -> {}: {received} packets in, {sent} out, {} to the kernel, {} dropped\n\n{report}",
             self.input.display(),
             self.output.display(),
             report.packets.punted,
             report.packets.dropped
-        );
-        anstream::print!("{report}");
-        Ok(())
+        ))
     }
 }

@@ -36,13 +36,20 @@ enum Summary {
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         let colours = std::io::stderr().is_terminal();
-        tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(colours).init();
+        // A closed stderr must not end the process: what cannot be logged is not complained of on stderr either.
+        tracing_subscriber::fmt()
+            .with_writer(std::io::stderr)
+            .with_target(false)
+            .with_ansi(colours)
+            .log_internal_errors(false)
+            .init();
         let Self { config, duration, until_idle, summary } = self;
         let report = director::run(&Options { rules: config, duration, until_idle })?;
         match summary {
-            Summary::Text => print!("{report}"),
-            Summary::Json => println!("{}", serde_json::to_string(&report).context("the summary")?),
+            Summary::Text => super::print(report),
+            Summary::Json => {
+                super::print(format_args!("{}\n", serde_json::to_string(&report).context("the summary")?))
+            }
         }
-        Ok(())
     }
 }

@@ -23,12 +23,10 @@ impl Status {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let body = runtime.block_on(client::get(&self.socket, api::STATUS_PATH))?;
         if self.json {
-            println!("{}", String::from_utf8_lossy(&body));
-            return Ok(());
+            return super::print(format_args!("{}\n", String::from_utf8_lossy(&body)));
         }
         let report: Report =
             serde_json::from_slice(&body).context("the answer is not a status; is the server older?")?;
-        print!("{report}");
-        Ok(())
+        super::print(report)
     }
 }
