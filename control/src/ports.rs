@@ -1,8 +1,6 @@
 //! Opens the ports of the rules: their device arguments in DPDK's words, their queues, their MACs.
 
 use std::fs;
-use std::os::unix::fs::FileTypeExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, bail};
@@ -10,6 +8,7 @@ use dataplane::wire::ethernet::MacAddress;
 use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue, TxQueue};
 use nix::net::if_::if_nametoindex;
 
+use crate::api::socket_path::{self, Occupant};
 use crate::endless;
 use crate::rules::build::PortFacts;
 use crate::rules::{self, Device, KernelDriver};
@@ -103,22 +102,14 @@ fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Po
             }
         }
         Device::Memif { socket } => {
-            remove_dead_socket(socket)?;
+            // A memif server that was killed leaves its socket, and nobody can listen there again before it is removed.
+            if let Occupant::NoSocket(_) = socket_path::remove_dead(socket)? {
+                bail!("a file that is no socket is there; remove it, or name another path");
+            }
             Ok(Port::attach(eal, &arguments(worker_count))?)
         }
         _ => Ok(Port::attach(eal, &arguments(worker_count))?),
     }
-}
-
-/// A memif server that was killed leaves its socket, and nobody can listen there again before it is removed.
-fn remove_dead_socket(socket: &Path) -> anyhow::Result<()> {
-    let is_socket = fs::metadata(socket).is_ok_and(|file| file.file_type().is_socket());
-    // memif's sockets are of another type (SOCK_SEQPACKET), so a live one refuses for that reason, not for want of a listener.
-    let refused = UnixStream::connect(socket).err().map(|error| error.kind());
-    if is_socket && refused == Some(std::io::ErrorKind::ConnectionRefused) {
-        fs::remove_file(socket)?;
-    }
-    Ok(())
 }
 
 type Started = (Vec<RxQueue>, Vec<TxQueue>, PortFacts, u16);

@@ -2,6 +2,7 @@
 
 pub mod client;
 pub mod server;
+pub mod socket_path;
 
 /// Where a running Crossdock tells what it counted: a [`crate::report::Report`].
 pub const STATUS_PATH: &str = "/v1/status";
