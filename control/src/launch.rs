@@ -85,26 +85,39 @@ pub struct Running {
 }
 
 impl Running {
-    /// Stops and joins every thread; the ports close with them. What was counted stays readable.
+    /// Stops and joins every thread; the ports close when this is dropped. What was counted stays readable.
     ///
     /// # Errors
-    /// When a thread panicked.
+    /// When a thread panicked; the others have ended all the same.
     pub fn stop(&mut self) -> anyhow::Result<()> {
         self.stop.store(true, Ordering::Relaxed);
+        let mut result = Ok(());
+        let mut join = |thread: Option<JoinHandle<()>>, what: &str| {
+            if thread.is_some_and(|thread| thread.join().is_err()) && result.is_ok() {
+                result = Err(anyhow!("{what} panicked"));
+            }
+        };
         for worker in &mut self.workers {
-            let joined = worker.thread.take().map(JoinHandle::join);
-            joined.transpose().map_err(|_| anyhow!("the worker on core {} panicked", worker.core))?;
+            join(worker.thread.take(), &format!("the worker on core {}", worker.core));
         }
-        if let Some(slow_path) = self.slow_path.take() {
-            slow_path.join().map_err(|_| anyhow!("the slow path panicked"))?;
-        }
-        Ok(())
+        join(self.slow_path.take(), "the slow path");
+        result
     }
 
     /// Whether a thread has ended that should not have.
     pub fn has_lost_a_thread(&self) -> bool {
         self.workers.iter().filter_map(|worker| worker.thread.as_ref()).any(JoinHandle::is_finished)
             || self.slow_path.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+}
+
+/// However a start or a run ends: a port closes only when no thread has a queue of it any more, and what it took from the
+/// machine (sockets, XDP programs, TAPs) goes with it.
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Err(reason) = self.stop() {
+            warn!("{reason}");
+        }
     }
 }
 
@@ -179,28 +192,19 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
     for (index, port) in rules.ports.iter().enumerate() {
         ports.push(launch.open(PortIndex(index as u16), port)?);
     }
-    let stop = Arc::new(AtomicBool::new(false));
-    let slow_path_limits = Arc::new(Limits::new(&rules.slow_path));
-    let slow_path_counters = Arc::new(SlowPathCounters::default());
-    let macs: Vec<_> = ports.iter().map(|port: &PortHandle| port.facts.mac).collect();
-    let twins = std::mem::take(&mut launch.twins);
-    let workers = launch.start_workers(rules, &cores.workers, &macs, &stop)?;
-    let slow_path = (!twins.is_empty()).then(|| {
-        let mut slow_path =
-            SlowPath::new(twins, Arc::clone(&slow_path_limits), Arc::clone(&slow_path_counters));
-        let (eal, stop, core) = (launch.eal.clone(), Arc::clone(&stop), cores.control);
-        let run = move || {
-            // Beside control, not on a worker's core. Where it may not be pinned it runs all the same.
-            let _ = affinity::set_thread_affinity([core]);
-            // Unregistered it works too, with every mbuf from the pool's common ring.
-            let _registration =
-                dpdk::thread::register(&eal).map_err(|reason| warn!("the slow path: {reason}"));
-            slow_path.run(&stop);
-        };
-        thread::Builder::new().name("slow-path".into()).spawn(run)
-    });
-    let slow_path = slow_path.transpose()?;
-    Ok(Running { ports, workers, slow_path_limits, slow_path_counters, memory, slow_path, stop })
+    // From here on threads run: what fails below drops this, which stops those that do.
+    let mut running = Running {
+        ports,
+        workers: Vec::new(),
+        slow_path_limits: Arc::new(Limits::new(&rules.slow_path)),
+        slow_path_counters: Arc::default(),
+        memory,
+        slow_path: None,
+        stop: Arc::default(),
+    };
+    launch.start_workers(rules, &cores.workers, &mut running)?;
+    launch.start_slow_path(&cores, &mut running)?;
+    Ok(running)
 }
 
 fn eal_arguments(rules: &Rules, cores: &Cores, memory: Chosen, mbuf_count: u32) -> Vec<String> {
@@ -302,32 +306,47 @@ impl Launch {
         Ok(ifname)
     }
 
-    fn start_workers(
-        &mut self,
-        rules: &Rules,
-        cores: &[usize],
-        macs: &[MacAddress],
-        stop: &Arc<AtomicBool>,
-    ) -> anyhow::Result<Vec<WorkerHandle>> {
+    fn start_workers(&mut self, rules: &Rules, cores: &[usize], running: &mut Running) -> anyhow::Result<()> {
+        let macs: Vec<_> = running.ports.iter().map(|port| port.facts.mac).collect();
         let ends = self.steering_rings()?;
         let shares = std::mem::take(&mut self.shares);
-        let mut handles = Vec::new();
         for (worker, ((core, ends), ports)) in cores.iter().zip(ends).zip(shares).enumerate() {
             let start = WorkerStart {
                 device: WorkerDevice::new(ports, ends.to, ends.from),
                 worker: WorkerIndex(worker as u16),
                 core: *core,
                 eal: self.eal.clone(),
-                macs: macs.to_vec(),
+                macs: macs.clone(),
                 max_flows: rules.dataplane.max_flows,
                 idle: idle(rules.dataplane.idle),
                 counters: Arc::new(WorkerCounters::default()),
                 rules: RulesQueue::default(),
-                stop: Arc::clone(stop),
+                stop: Arc::clone(&running.stop),
             };
-            handles.push(start_worker(start, memory_backing(rules))?);
+            running.workers.push(start_worker(start, memory_backing(rules))?);
         }
-        Ok(handles)
+        Ok(())
+    }
+
+    /// The thread that serves the twins.
+    fn start_slow_path(&mut self, cores: &Cores, running: &mut Running) -> anyhow::Result<()> {
+        let twins = std::mem::take(&mut self.twins);
+        if twins.is_empty() {
+            return Ok(());
+        }
+        let (limits, counters) = (&running.slow_path_limits, &running.slow_path_counters);
+        let mut slow_path = SlowPath::new(twins, Arc::clone(limits), Arc::clone(counters));
+        let (eal, stop, core) = (self.eal.clone(), Arc::clone(&running.stop), cores.control);
+        let run = move || {
+            // Beside control, not on a worker's core. Where it may not be pinned it runs all the same.
+            let _ = affinity::set_thread_affinity([core]);
+            // Unregistered it works too, with every mbuf from the pool's common ring.
+            let _registration =
+                dpdk::thread::register(&eal).map_err(|reason| warn!("the slow path: {reason}"));
+            slow_path.run(&stop);
+        };
+        running.slow_path = Some(thread::Builder::new().name("slow-path".into()).spawn(run)?);
+        Ok(())
     }
 
     /// A ring from every worker to every other.
@@ -377,11 +396,16 @@ fn start_worker(start: WorkerStart, backing: Backing) -> anyhow::Result<WorkerHa
     let (ready, is_ready) = mpsc::sync_channel(1);
     let name = format!("worker-{}", start.worker.0);
     let thread = thread::Builder::new().name(name).spawn(move || run_worker(start, backing, &ready))?;
-    let (table_backing, table_capacity) = is_ready
-        .recv()
-        .unwrap_or_else(|_| Err(anyhow!("its thread ended")))
-        .with_context(|| format!("the worker on core {core} does not start"))?;
-    Ok(WorkerHandle { core, counters, rules, table_backing, table_capacity, thread: Some(thread) })
+    match is_ready.recv().unwrap_or_else(|_| Err(anyhow!("its thread ended"))) {
+        Ok((table_backing, table_capacity)) => {
+            Ok(WorkerHandle { core, counters, rules, table_backing, table_capacity, thread: Some(thread) })
+        }
+        Err(reason) => {
+            // It gives its queues back as it ends, and they must be back before the ports close.
+            let _ = thread.join();
+            Err(reason).with_context(|| format!("the worker on core {core} does not start"))
+        }
+    }
 }
 
 /// The worker's thread. Everything it will ever need is allocated on its own core before it says it is ready.
