@@ -50,6 +50,10 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
 
 struct Signals {
     hangup: Signal,
+    end: EndSignals,
+}
+
+struct EndSignals {
     interrupt: Signal,
     terminate: Signal,
 }
@@ -58,9 +62,21 @@ impl Signals {
     fn listen() -> anyhow::Result<Self> {
         Ok(Self {
             hangup: signal(SignalKind::hangup())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
+            end: EndSignals {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+            },
         })
+    }
+}
+
+impl EndSignals {
+    /// Waits for one of them; says which.
+    async fn come(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
     }
 }
 
@@ -72,16 +88,33 @@ async fn direct(options: &Options, rules: Rules) -> anyhow::Result<Report> {
     let running = launch::launch(&rules)?;
     announce(&running);
     let mut director = Director::new(running, rules, KernelSide::default()).await?;
-    director.start().await?;
-    if let Some(serve) = socket.serve(Shared::clone(director.shared())) {
-        tokio::spawn(serve);
-    }
-    info!("ready: {}", director.describe());
-    let ended = watch(options, &mut director, &mut signals, &mut guards).await;
+    let ended = serve(options, &mut director, &mut signals, &mut guards, &mut socket).await;
+    // The ports close before the shields go. Where something fails above, dropping does the same in the same order.
     let report = director.stop().await;
     guards.remove().await;
     ended?;
     report
+}
+
+/// From the first rules to the end.
+async fn serve(
+    options: &Options,
+    director: &mut Director,
+    signals: &mut Signals,
+    guards: &mut Guards,
+    socket: &mut Socket,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        biased;
+        // One that came while the ports were opened counts too.
+        signal = signals.end.come() => { info!("{signal}: stopping"); return Ok(()); }
+        started = director.start() => started?,
+    }
+    if let Some(serve) = socket.serve(Shared::clone(director.shared())) {
+        tokio::spawn(serve);
+    }
+    info!("ready: {}", director.describe());
+    watch(options, director, signals, guards).await
 }
 
 fn announce(running: &Running) {
@@ -111,8 +144,7 @@ async fn watch(
     let mut traffic = Traffic::now(director);
     loop {
         tokio::select! {
-            _ = signals.terminate.recv() => { info!("SIGTERM: stopping"); return Ok(()); }
-            _ = signals.interrupt.recv() => { info!("SIGINT: stopping"); return Ok(()); }
+            signal = signals.end.come() => { info!("{signal}: stopping"); return Ok(()); }
             () = &mut end, if options.duration.is_some() => return Ok(()),
             _ = signals.hangup.recv() => reload(options, director).await,
             () = director.next_hops_changed() => director.follow_next_hops().await,

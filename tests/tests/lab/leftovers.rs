@@ -74,6 +74,42 @@ fn nothing_is_left_after_sigkill_on_af_xdp() {
     assert_nothing_left(kill, "af_xdp:");
 }
 
+/// It fails after everything is open and running, because the kernel would not answer ARP for a VIP.
+#[test]
+fn nothing_is_left_after_a_start_that_fails_late() {
+    let lab = Lab::two_arms();
+    lab.succeed("director", &["sysctl", "-qw", "net.ipv4.conf.all.arp_ignore=8"]);
+    let before = traces(&lab);
+    let memif = lab.directory().join("memif.sock");
+    let rules = replaced(&rules("quickstart.toml"), "af_packet:back", "af_xdp:back");
+    let shared = format!("[[port]]\nname = \"shared\"\ndevice = \"memif:{}\"\n", memif.display());
+    let mut director = Director::spawn(&lab, &format!("{rules}\n{shared}"));
+    let made = until(Duration::from_secs(20), || memif.exists());
+    let status = director.process().wait(Duration::from_secs(30));
+    let said = director.stderr();
+    assert!(made && said.contains("worker 0:") && !status.success(), "not late: {said}");
+    assert!(said.contains("arp_ignore"), "{said}");
+    assert!(!memif.exists(), "memif's socket is left");
+    // At once: nothing here waits for a guard that outlives the process.
+    let left: Vec<_> = traces(&lab).symmetric_difference(&before).cloned().collect();
+    assert!(left.is_empty(), "left behind: {left:#?}");
+}
+
+/// The signal comes as soon as there is anything to leave behind: while ports are opened.
+#[test]
+fn nothing_is_left_after_sigterm_during_the_start() {
+    let lab = Lab::two_arms();
+    let before = traces(&lab);
+    let mut director = Director::spawn(&lab, &rules("quickstart.toml"));
+    let shielded = || !lab.succeed("director", &["nft", "list", "tables"]).is_empty();
+    assert!(until(Duration::from_secs(20), shielded), "{}", director.stderr());
+    director.process().signal(Signal::SIGTERM);
+    let said = director.stop();
+    assert!(said["seconds"].is_number(), "a summary of nothing is a summary: {said}");
+    let left = || traces(&lab).symmetric_difference(&before).cloned().collect::<Vec<_>>();
+    assert!(until(Duration::from_secs(5), || left().is_empty()), "left behind: {:#?}", left());
+}
+
 /// A second Crossdock starts at once where the first was killed, in the same place.
 #[test]
 fn a_restart_after_sigkill_works() {
