@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::kernel::{
-    self, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted, XdpGuard,
+    self, KernelError, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted,
+    XdpGuard,
 };
 use crate::launch::PortHandle;
 use crate::rules::build::{NextHop, NextHops};
@@ -56,20 +57,24 @@ impl Guards {
         Ok(guards)
     }
 
-    /// Ends when somebody has taken a shield away; puts it back.
-    ///
-    /// # Errors
-    /// When it cannot be put back: from then on the kernel answers on that interface as well.
-    pub(super) async fn restore_lost(&mut self) -> anyhow::Result<()> {
+    /// Ends when somebody has taken a shield away; tells which, and why. May be dropped and called again.
+    pub(super) async fn lost(&mut self) -> (usize, KernelError) {
         if self.shields.is_empty() {
             std::future::pending::<()>().await;
         }
         let mut lost: Vec<_> = self.shields.iter_mut().map(|(_, shield)| Box::pin(shield.lost())).collect();
         let (reason, which, _) = select_all(lost.drain(..)).await;
-        drop(lost);
+        (which, reason)
+    }
+
+    /// Puts a lost shield back. To be awaited to its end: dropped half-way, it has put nothing back.
+    ///
+    /// # Errors
+    /// When it cannot be put back: from then on the kernel answers on that interface as well.
+    pub(super) async fn restore(&mut self, which: usize, reason: &KernelError) -> anyhow::Result<()> {
         warn!("{reason}; putting it back");
-        let interface = self.shields[which].0.clone();
-        self.shields[which].1 = Shield::install(&kernel::connect()?, &interface).await?;
+        let (interface, shield) = &mut self.shields[which];
+        *shield = Shield::install(&kernel::connect()?, interface).await?;
         Ok(())
     }
 

@@ -148,7 +148,8 @@ async fn watch(
             () = &mut end, if options.duration.is_some() => return Ok(()),
             _ = signals.hangup.recv() => reload(options, director).await,
             () = director.next_hops_changed() => director.follow_next_hops().await,
-            restored = guards.restore_lost() => restored?,
+            // Here the loss only is waited for: what is waited for here is dropped when another line comes first.
+            (which, reason) = guards.lost() => guards.restore(which, &reason).await?,
             _ = look.tick() => {
                 director.advise();
                 director.follow_lingering().await;

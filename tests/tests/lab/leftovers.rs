@@ -5,7 +5,7 @@ use std::fs;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use testbed::director::{Director, replaced, rules};
+use testbed::director::{Director, binary, replaced, rules};
 use testbed::lab::{Lab, VIP, WebServers};
 use testbed::process::until;
 
@@ -108,6 +108,40 @@ fn nothing_is_left_after_sigterm_during_the_start() {
     assert!(said["seconds"].is_number(), "a summary of nothing is a summary: {said}");
     let left = || traces(&lab).symmetric_difference(&before).cloned().collect::<Vec<_>>();
     assert!(until(Duration::from_secs(5), || left().is_empty()), "left behind: {:#?}", left());
+}
+
+/// Somebody kills the `nft` that holds a shield. It is put back, also where that takes longer than control's other turns.
+#[test]
+fn a_shield_that_is_shot_down_is_put_back() {
+    let lab = Lab::two_arms();
+    let directory = lab.directory().display().to_string();
+    let path = std::env::var("PATH").expect("PATH");
+    let nft = lab.succeed("director", &["sh", "-c", "command -v nft"]);
+    let slow = format!("#!/bin/sh\nsleep 0.3\nexec {} \"$@\"\n", nft.trim());
+    fs::write(format!("{directory}/nft"), slow).expect("a slow nft");
+    lab.succeed("director", &["chmod", "+x", &format!("{directory}/nft")]);
+    let text = format!("[control]\nsocket = \"{directory}/x.sock\"\n{}", rules("quickstart.toml"));
+    fs::write(format!("{directory}/x.toml"), text).expect("the rules");
+    let (path, binary) = (format!("PATH={directory}:{path}"), binary().display().to_string());
+    let argv = ["env", &path, &binary, "run", "-c", &format!("{directory}/x.toml")];
+    let mut process = lab.start("director", "slow", &argv);
+    assert!(until(Duration::from_secs(30), || process.stderr().contains("ready:")), "{}", process.stderr());
+    let tables = || lab.succeed("director", &["nft", "list", "tables"]).lines().count();
+    assert_eq!(tables(), 2, "one an interface");
+    // Its only children, from the thread that starts them.
+    let children = format!("/proc/{0}/task/{0}/children", process.pid());
+    let children = fs::read_to_string(&children).expect("the children");
+    let first = children.split_whitespace().next().expect("an nft");
+    lab.succeed("director", &["kill", "-KILL", first]);
+    assert!(
+        until(Duration::from_secs(5), || process.stderr().contains("putting it back")),
+        "{}",
+        process.stderr()
+    );
+    assert!(until(Duration::from_secs(10), || tables() == 2), "not put back: {}", process.stderr());
+    let told = process.stderr().matches("putting it back").count();
+    assert_eq!(told, 1, "it took more than one try: {}", process.stderr());
+    assert!(process.stop().success(), "{}", process.stderr());
 }
 
 /// A second Crossdock starts at once where the first was killed, in the same place.
