@@ -27,7 +27,7 @@ use crate::memory::{self, Chosen};
 use crate::ports::{self, DESCRIPTORS, OpenPort};
 use crate::rules::build::PortFacts;
 use crate::rules::slots::Census;
-use crate::rules::{self, Rules, Workers};
+use crate::rules::{self, KernelDriver, Rules, Workers};
 use crate::slow_path::{Limits, SlowPath, SlowPathCounters, TwinPort, signals};
 
 /// Mbufs in a ring between two threads: some bursts of each of their sources.
@@ -203,7 +203,10 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
         stop: Arc::default(),
     };
     launch.start_workers(rules, &cores.workers, &mut running)?;
-    launch.start_slow_path(&cores, &mut running)?;
+    let has_tap = |port: &rules::Port| matches!(port.device.kernel_interface(), Some((KernelDriver::Tap, _)));
+    if !launch.twins.is_empty() || rules.ports.iter().any(has_tap) {
+        launch.start_slow_path(&cores, &mut running)?;
+    }
     Ok(running)
 }
 
@@ -328,12 +331,9 @@ impl Launch {
         Ok(())
     }
 
-    /// The thread that serves the twins.
+    /// The thread that serves the twins, and that takes the signals of every TAP, so also of ports that are one.
     fn start_slow_path(&mut self, cores: &Cores, running: &mut Running) -> anyhow::Result<()> {
         let twins = std::mem::take(&mut self.twins);
-        if twins.is_empty() {
-            return Ok(());
-        }
         let (limits, counters) = (&running.slow_path_limits, &running.slow_path_counters);
         let mut slow_path = SlowPath::new(twins, Arc::clone(limits), Arc::clone(counters));
         let (eal, stop, core) = (self.eal.clone(), Arc::clone(&running.stop), cores.control);
