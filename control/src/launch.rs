@@ -168,7 +168,8 @@ pub fn share_cores(wanted: &Workers, allowed: &[usize]) -> anyhow::Result<Cores>
     Ok(Cores { workers, control })
 }
 
-/// Starts everything for `rules`.
+/// Starts everything for `rules`. The calling thread, control's, stays on its core from now on, unless a worker has that
+/// core too.
 ///
 /// # Errors
 /// Whatever could not be had, with the rule that asked for it.
@@ -182,8 +183,13 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
     let worker_count = cores.workers.len() as u16;
     let mbuf_count = mbuf_count(rules, u32::from(worker_count));
     let memory = memory::choose(rules.dataplane.memory, mbuf_count)?;
-    // Before EAL starts threads of its own: they inherit what is blocked here.
+    // Before EAL starts threads of its own: they inherit what is blocked here,
     signals::block();
+    // and go where this thread may, its lcore excepted if there is more (Programmer's Guide, "Control Thread API").
+    if !cores.workers.contains(&cores.control) {
+        affinity::set_thread_affinity([cores.control])
+            .map_err(|error| anyhow!("control on core {}: {error}", cores.control))?;
+    }
     let eal = Eal::init(&eal_arguments(rules, &cores, memory, mbuf_count)).context("DPDK does not start")?;
     let pool = Mempool::create(&eal, "packets", mbuf_count, CACHE_SIZE, DATA_ROOM_BYTES_DEFAULT, None)?;
     let mut launch = Launch { eal, pool, worker_count, twins: Vec::new(), shares: Vec::new() };

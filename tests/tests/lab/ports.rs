@@ -71,7 +71,7 @@ fn a_capture_port_sends_what_replay_writes() {
 #[test]
 fn a_tap_port() {
     let lab = Lab::two_arms();
-    let director =
+    let mut director =
         Director::start(&lab, &replaced(&rules("tap:xdtap"), "tcp 203.0.113.10:80", "udp 203.0.113.10:80"));
     let mac =
         director.try_status().map(|_| lab.succeed("director", &["cat", "/sys/class/net/xdtap/address"]));
@@ -88,6 +88,40 @@ fn a_tap_port() {
     lab.succeed("director", &["bash", "-c", send]);
     let arrived = || director.try_status().is_some_and(|status| service_packets(&status) == 5);
     assert!(until(PATIENCE, arrived), "{:?}", director.try_status());
+    // Signals 32 and above: net_tap's, one a packet. Nobody taking them, they fill the user's share (RLIMIT_SIGPENDING).
+    let pid = director.process().pid();
+    let pending = || hexadecimal(&status_line(&format!("/proc/{pid}/status"), "ShdPnd:")) >> 31;
+    assert!(until(PATIENCE, || pending() == 0), "real-time signals pile up: {:#x}", pending());
+    director.stop();
+}
+
+/// What /proc says of a process or thread under `key`.
+fn status_line(file: &str, key: &str) -> String {
+    let text = std::fs::read_to_string(file).unwrap_or_else(|e| panic!("{file}: {e}"));
+    let line = text.lines().find_map(|line| line.strip_prefix(key));
+    line.unwrap_or_else(|| panic!("{file} has no {key}")).trim().to_owned()
+}
+
+fn hexadecimal(text: &str) -> u64 {
+    u64::from_str_radix(text, 16).unwrap_or_else(|e| panic!("{text}: {e}"))
+}
+
+/// EAL starts threads of its own; on a worker's core they would take its time.
+#[test]
+fn a_workers_core_is_its_own() {
+    let cores = std::thread::available_parallelism().expect("the number of cores").get();
+    let lab = Lab::two_arms();
+    let mut director = Director::start(&lab, &rules("null"));
+    let tasks = format!("/proc/{}/task", director.process().pid());
+    let mut threads = Vec::new();
+    for task in std::fs::read_dir(&tasks).expect("the threads").flatten() {
+        let status = task.path().join("status").display().to_string();
+        threads.push((status_line(&status, "Name:"), status_line(&status, "Cpus_allowed_list:")));
+    }
+    assert!(threads.iter().any(|(name, _)| name == "eal-intr-thread"), "{threads:?}");
+    // With one core all share it.
+    let beside: Vec<_> = threads.iter().filter(|(name, _)| !name.starts_with("worker-")).collect();
+    assert!(cores == 1 || beside.iter().all(|(_, allowed)| allowed == "0"), "{threads:?}");
     director.stop();
 }
 
