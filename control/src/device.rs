@@ -37,11 +37,6 @@ impl PacketBuf for Packet {
     fn set_port(&mut self, port: PortIndex) {
         self.0.set_port(port.0);
     }
-
-    #[inline(always)]
-    fn prefetch(&self) {
-        self.0.prefetch_data();
-    }
 }
 
 /// How a worker sends by a port.
@@ -108,7 +103,10 @@ fn send_by(burst: &mut Burst, packets: &mut Packets<Packet>, send: impl FnOnce(&
 #[inline(always)]
 fn pop_into(burst: &mut Burst, ring: &mut Consumer, into: &mut Packets<Packet>) {
     ring.pop(burst);
-    into.extend(burst.drain().map(Packet));
+    into.extend(burst.drain().map(|mbuf| {
+        mbuf.prefetch_data();
+        Packet(mbuf)
+    }));
 }
 
 impl Device for WorkerDevice {
@@ -128,6 +126,7 @@ impl Device for WorkerDevice {
             return;
         }
         into.extend(self.burst.drain().map(|mut mbuf| {
+            mbuf.prefetch_data();
             mbuf.set_port(port.0);
             Packet(mbuf)
         }));

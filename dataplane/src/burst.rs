@@ -53,6 +53,8 @@ pub struct Burst<P> {
     pub packets: Packets<P>,
     /// The findings about them, in the same order; beyond `packets.len()` they are stale.
     pub findings: [Finding; BURST_MAX],
+    /// parse: bytes of all packets, as received.
+    pub bytes: u64,
     /// lookup: whether it missed any packet.
     pub has_misses: bool,
     /// rewrite: the one port that all packets leave by; `None` when their fates differ.
@@ -61,6 +63,12 @@ pub struct Burst<P> {
 
 impl<P> Default for Burst<P> {
     fn default() -> Self {
-        Self { packets: Packets::new(), findings: [NOTHING; BURST_MAX], has_misses: false, common_port: None }
+        Self {
+            packets: Packets::new(),
+            findings: [NOTHING; BURST_MAX],
+            bytes: 0,
+            has_misses: false,
+            common_port: None,
+        }
     }
 }

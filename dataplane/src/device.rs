@@ -34,7 +34,8 @@ pub trait Device {
     /// Number of ports; port indices are below it.
     fn port_count(&self) -> usize;
 
-    /// Receives from the worker's own queue of `port`. `into` is empty when called.
+    /// Receives from the worker's own queue of `port`, the packets' headers on their way to the cache. `into` is empty
+    /// when called.
     fn receive(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
 
     /// Sends by the worker's own queue of `port`; or, where the device has none for this worker, hands over to one

@@ -54,9 +54,6 @@ impl PacketBuf for MemoryPacket {
     fn set_port(&mut self, port: PortIndex) {
         self.port = port;
     }
-
-    #[inline(always)]
-    fn prefetch(&self) {}
 }
 
 /// One port of a [`MemoryDevice`]: queues without bounds, in and out.

@@ -20,7 +20,4 @@ pub trait PacketBuf {
 
     /// Notes the port it came in by, for a packet that crosses a ring.
     fn set_port(&mut self, port: PortIndex);
-
-    /// Brings the headers towards the cache; a hint, no more.
-    fn prefetch(&self);
 }

@@ -12,7 +12,6 @@ use crate::device::Device;
 use crate::flow::expiry::{Expired, Hand};
 use crate::index::{PortIndex, ServiceIndex};
 use crate::line::{Line, LineState, Origin};
-use crate::packet::PacketBuf;
 use crate::rules::{Ruleset, ServiceState};
 use crate::stage::transmit::{self, Outboxes};
 use crate::time::{Clock, Millis};
@@ -170,9 +169,9 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
         let rx = &self.line.counters.port(port).rx;
         rx.packets.add(self.burst.packets.len() as u64);
-        rx.bytes.add(self.burst.packets.iter().map(|packet| packet.packet_len() as u64).sum());
         let station = self.line.rules.port(port).station;
         self.line.walk(&mut self.burst, Origin::Port(station), now);
+        self.line.counters.port(port).rx.bytes.add(self.burst.bytes);
         transmit::run(&mut self.burst, &mut self.outboxes, &mut self.device, &self.line.counters);
         true
     }
@@ -196,12 +195,12 @@ impl<D: Device, C: Clock> Worker<D, C> {
         let from_twin = packets.len();
         if from_twin > 0 {
             line.counters.from_slow_path.add(from_twin as u64);
-            transmit::send(port, packets, device, &line.counters);
+            transmit::send(port, packets, transmit::bytes_of(packets), device, &line.counters);
         }
         device.receive_handed_over(port, packets);
         let handed_over = packets.len();
         if handed_over > 0 {
-            transmit::send(port, packets, device, &line.counters);
+            transmit::send(port, packets, transmit::bytes_of(packets), device, &line.counters);
         }
         from_twin + handed_over > 0
     }

@@ -81,8 +81,6 @@ impl PacketBuf for InlinePacket {
     fn set_port(&mut self, port: PortIndex) {
         self.port = port;
     }
-
-    fn prefetch(&self) {}
 }
 
 /// Clients that send the same frames over and over, backends that answer, another worker that takes

@@ -21,12 +21,11 @@ pub fn run<P: PacketBuf>(
     rules: &Ruleset,
     table: &FlowTable,
 ) {
-    for packet in &burst.packets {
-        packet.prefetch();
-    }
+    let mut bytes = 0;
     let filter = StationFilter::new(station);
     for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
         let (data, packet_len) = (packet.data(), packet.packet_len());
+        bytes += packet_len as u64;
         // Each way writes its finding by itself: to join them first would send it through memory in other sizes than
         // it is read back in, which stalls the processor (store forwarding) for longer than all of parse takes.
         if let Some((key, shape)) = parse_common(data, packet_len, filter) {
@@ -38,6 +37,7 @@ pub fn run<P: PacketBuf>(
             Err(verdict) => finding.verdict = verdict,
         }
     }
+    burst.bytes = bytes;
 }
 
 #[inline(always)]

@@ -30,14 +30,15 @@ pub fn run<D: Device>(
 ) {
     if let Some(port) = burst.common_port {
         counters.forwarded.add(burst.packets.len() as u64);
-        return send(port, &mut burst.packets, device, counters);
+        // Rewriting has changed no length.
+        return send(port, &mut burst.packets, burst.bytes, device, counters);
     }
     sort(burst, outboxes, counters);
     for port in (0..device.port_count().min(PORTS_MAX)).map(|port| PortIndex(port as u16)) {
         let packets = &mut outboxes.ports[port.as_usize()];
         if !packets.is_empty() {
             counters.forwarded.add(packets.len() as u64);
-            send(port, packets, device, counters);
+            send(port, packets, bytes_of(packets), device, counters);
         }
         punt(port, &mut outboxes.twins[port.as_usize()], device, counters);
     }
@@ -66,20 +67,24 @@ fn sort<P: PacketBuf>(burst: &mut Burst<P>, outboxes: &mut Outboxes<P>, counters
     }
 }
 
-/// Sends `packets` by `port` and empties it; what the port refuses is dropped and counted.
+/// Bytes of all packets.
+pub fn bytes_of<P: PacketBuf>(packets: &Packets<P>) -> u64 {
+    packets.iter().map(|packet| packet.packet_len() as u64).sum()
+}
+
+/// Sends `packets`, which have `bytes`, by `port` and empties it; what the port refuses is dropped and counted.
 pub fn send<D: Device>(
     port: PortIndex,
     packets: &mut Packets<D::Packet>,
+    bytes: u64,
     device: &mut D,
     counters: &WorkerCounters,
 ) {
-    let len =
-        |packets: &Packets<D::Packet>| packets.iter().map(|packet| packet.packet_len() as u64).sum::<u64>();
-    let (count, bytes) = (packets.len(), len(packets));
+    let count = packets.len();
     if device.transmit(port, packets) == Transmitted::Sent {
         let tx = &counters.port(port).tx;
         tx.packets.add((count - packets.len()) as u64);
-        tx.bytes.add(bytes - len(packets));
+        tx.bytes.add(bytes - bytes_of(packets));
     }
     refuse(packets, DropReason::TxRefused, counters);
 }
