@@ -25,6 +25,7 @@ run,test             command:curl               curl
 run,test             command:wrk                wrk
 run,test             command:ping               iputils-ping
 run,test             command:arping             iputils-arping
+test                 command:clang              clang
 test                 command:socat              socat
 test                 command:strace             strace
 test                 command:tcpdump            tcpdump

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::kernel::{
     self, KernelError, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted,
-    XdpGuard,
+    XdpGuard, xdp,
 };
 use crate::launch::PortHandle;
 use crate::rules::build::{NextHop, NextHops};
@@ -49,7 +49,15 @@ impl Guards {
                     let handle = kernel::connect()?;
                     let link = kernel::link::find(&handle, interface).await.with_context(what)?;
                     kernel::link::bring_up(&handle, &link, None).await.with_context(what)?;
-                    guards.xdp.push(XdpGuard::install(interface).with_context(what)?);
+                    let guard = XdpGuard::install(interface).with_context(what)?;
+                    if let Some(xdp::Program { id, name }) = guard.found() {
+                        warn!(
+                            "port {}: {interface} has an AF_XDP program, {name} (id {id}), of another process or of one \
+                             that was killed: it is used and left there (ip link set dev {interface} xdp off removes it)",
+                            port.name
+                        );
+                    }
+                    guards.xdp.push(guard);
                 }
                 Some((KernelDriver::Tap, _)) | None => {}
             }

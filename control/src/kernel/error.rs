@@ -6,6 +6,8 @@ use std::{error::Error, fmt, io, net::IpAddr};
 
 use ipnet::IpNet;
 
+use super::xdp::Program;
+
 /// A refusal by the kernel or by `nft`, or a state of the machine in which going on would do harm.
 #[derive(Debug)]
 pub enum KernelError {
@@ -61,6 +63,13 @@ pub enum KernelError {
         /// What it belongs to.
         controller: String,
     },
+    /// An interface for an `af_xdp` port has an XDP program of somebody else's.
+    XdpTaken {
+        /// The interface.
+        ifname: String,
+        /// What is there.
+        program: Program,
+    },
     /// The program `nft` is not there.
     NftMissing,
     /// `nft` did not do what it was told.
@@ -114,6 +123,11 @@ impl fmt::Display for KernelError {
                 f,
                 "{ifname} belongs to {controller}, which would be cut off: an af_packet port is hidden from its \
                  own kernel; free it first (ip link set {ifname} nomaster) or name another interface"
+            ),
+            Self::XdpTaken { ifname, program: Program { id, name } } => write!(
+                f,
+                "{ifname} has the XDP program {name:?} (id {id}) of somebody else; an af_xdp port needs that place: \
+                 stop its owner or take it off (ip link set dev {ifname} xdp off), or name another interface"
             ),
             Self::NftMissing => write!(
                 f,

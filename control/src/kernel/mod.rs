@@ -6,7 +6,7 @@
 //! * [`twin`]: the addresses on a port's TAP, so that the kernel answers ARP and ping for them;
 //! * [`neighbours`]: where a backend's packets have to go, as the kernel's routes and neighbour table say;
 //! * [`shield`]: an `af_packet` interface is hidden from the kernel that it belongs to.
-//! * [`xdp`]: the XDP program of an `af_xdp` port goes when Crossdock does, however it ends.
+//! * [`xdp`]: the XDP program of an `af_xdp` port goes when Crossdock does, however it ends, and another's stays.
 //!
 //! It makes no TAP and moves no packet: DPDK's `net_tap` does the first, the slow-path thread the second.
 //! Everything here is `async`, runs on control's current-thread runtime, and acts in the network namespace of

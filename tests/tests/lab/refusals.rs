@@ -104,3 +104,27 @@ fn two_side_by_side() {
     assert_eq!(servers.requests(), [5, 3, 1]);
     director.stop();
 }
+
+/// The interface's XDP program belongs to somebody else, and still does afterwards.
+#[test]
+fn an_interface_with_somebody_elses_xdp_program() {
+    let lab = Lab::two_arms();
+    let directory = lab.directory().display().to_string();
+    let source = "__attribute__((section(\"xdp\"), used)) int foreign(void *packet) { return 2; }\n";
+    std::fs::write(format!("{directory}/foreign.c"), source).expect("a program");
+    let object = format!("{directory}/foreign.o");
+    lab.succeed(
+        "director",
+        &["clang", "-O2", "-target", "bpf", "-c", &format!("{directory}/foreign.c"), "-o", &object],
+    );
+    lab.succeed("director", &["ip", "link", "set", "dev", "front", "xdp", "obj", &object, "sec", "xdp"]);
+    let program = || lab.succeed("director", &["ip", "-details", "link", "show", "dev", "front"]);
+    let id = |shown: &str| {
+        shown.split("prog/xdp id ").nth(1).map(|rest| rest[..rest.find(' ').unwrap_or(0)].to_owned())
+    };
+    let before = id(&program());
+    assert!(before.is_some(), "{}", program());
+    let said = refusal(&lab, &replaced(&rules("quickstart.toml"), "af_packet:", "af_xdp:"));
+    assert!(said.contains("\"foreign\"") && said.contains("xdp off"), "{said}");
+    assert_eq!(id(&program()), before);
+}
