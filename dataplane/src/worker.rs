@@ -147,7 +147,7 @@ impl<D: Device, C: Clock> Worker<D, C> {
             busy |= self.send_for_others(port);
         }
         if self.line.rules.worker_count > 1 {
-            // A turn steers away at most what each other worker's turn sends here: all of it is taken.
+            // A burst for each other worker: with fewer, what they steer here would pile up and be lost.
             for _ in 1..self.line.rules.worker_count {
                 if !self.poll_steered(now) {
                     break;

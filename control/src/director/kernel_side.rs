@@ -143,6 +143,11 @@ impl KernelSide {
         Ok(())
     }
 
+    /// Whether next hops are asked of the kernel at all: where any port has a twin.
+    pub(super) fn is_watching(&self) -> bool {
+        self.neighbours.is_some()
+    }
+
     /// Asks for the next hops of `targets`, and no others.
     pub(super) fn watch(&self, rules: &Rules, targets: BTreeSet<Ipv4Addr>) {
         if let Some(neighbours) = &self.neighbours {

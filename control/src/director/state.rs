@@ -112,7 +112,7 @@ impl Director {
         let targets = self.targets();
         self.kernel.start(&rules, &self.running.ports, targets.clone()).await?;
         self.announced = announced_vips(&rules);
-        self.wait_for_next_hops(&targets).await;
+        self.wait_for_next_hops(&rules, &targets).await;
         self.follow_next_hops().await;
         self.wait_until_in_force().await
     }
@@ -122,8 +122,9 @@ impl Director {
         // New backends' MACs are asked for first: a connection to one that is not known yet would be passed over.
         let backends = rules.services.iter().flat_map(|service| &service.backends);
         let new: BTreeSet<_> = backends.map(|backend| backend.address).collect();
-        self.kernel.watch(&rules, &self.targets() | &new);
-        self.wait_for_next_hops(&new).await;
+        let before = self.targets();
+        self.kernel.watch(&rules, &before | &new);
+        self.wait_for_next_hops(&rules, &(&new - &before)).await;
         let next_hops = self.known_next_hops(&rules);
         self.publish(&rules, next_hops).await?;
         self.wait_until_in_force().await?;
@@ -168,12 +169,12 @@ impl Director {
     }
 
     /// Waits until the kernel knows the next hops of `targets`, for a moment at most: a server that is down has none.
-    async fn wait_for_next_hops(&mut self, targets: &BTreeSet<Ipv4Addr>) {
+    async fn wait_for_next_hops(&mut self, rules: &Rules, targets: &BTreeSet<Ipv4Addr>) {
         let started = Instant::now();
-        while started.elapsed() < NEXT_HOP_PATIENCE {
-            let (unresolved, known) = (self.kernel.unresolved(), self.kernel.next_hops());
-            // Those by hand are neither; nor is anything where there is no kernel side.
-            if !targets.iter().any(|target| unresolved.contains_key(target) && !known.contains_key(target)) {
+        // A target that was not looked at yet has no row at all: only a next hop ends the wait for it.
+        while self.kernel.is_watching() && started.elapsed() < NEXT_HOP_PATIENCE {
+            let known = self.known_next_hops(rules);
+            if targets.iter().all(|target| known.contains_key(target)) {
                 return;
             }
             sleep(Duration::from_millis(5)).await;

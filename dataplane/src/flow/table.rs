@@ -28,9 +28,8 @@ const MOVES_MAX: u32 = 2;
 const EVICTION_REACH: u32 = 64;
 /// A connection that saw a packet this recently is not evicted for a new one.
 const IDLE_MIN_MS: u32 = 1_000;
-/// Connections one newcomer may push out: the one its 5-tuple had before, one for its local port, two for its
-/// entries, and one a bucket.
-const EVICTED_MAX: usize = 6;
+/// Connections one newcomer may push out: one for its local port, two for its entries, and one a bucket.
+const EVICTED_MAX: usize = 5;
 
 /// Connections that were pushed out, by their first entry; the caller settles their accounts.
 pub type Evicted = ArrayVec<Entry, EVICTED_MAX>;

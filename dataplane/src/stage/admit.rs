@@ -81,7 +81,10 @@ fn admit(
         if !(newcomer.flags.opens() && entry.is_over()) {
             return Ok(known);
         }
-        evicted.extend(state.table.remove(known));
+        // Not an eviction: it was over, and its client says so.
+        if let Some(over) = state.table.remove(known) {
+            state.settle(&over, counters);
+        }
     }
     let (service_index, service) = match_service(newcomer, rules).ok_or(Verdict::Punt)?;
     if newcomer.key.protocol == PROTOCOL_TCP && !newcomer.flags.opens() {
