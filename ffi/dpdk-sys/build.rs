@@ -12,8 +12,8 @@ const FUNCTIONS: &str = "xd_.*\
     |rte_log_set_level_pattern\
     |rte_pktmbuf_(pool_create|alloc|free|free_bulk|chain)|rte_mempool_(avail_count|in_use_count)\
     |rte_ring_(create|free|count|sp_enqueue_burst|sc_dequeue_burst)\
-    |rte_eth_dev_(start|stop|get_port_by_name|get_name_by_port|adjust_nb_rx_tx_desc|get_mtu|set_mtu)\
-    |rte_eth_promiscuous_(enable|disable)|rte_eth_(rx|tx)_burst";
+    |rte_eth_dev_(start|stop|get_port_by_name|get_name_by_port|adjust_nb_rx_tx_desc|get_mtu|set_mtu|vlan_filter)\
+    |rte_eth_promiscuous_(enable|disable)|rte_eth_allmulticast_enable|rte_eth_(rx|tx)_burst|rte_eth_tx_prepare";
 
 fn main() {
     println!("cargo:rerun-if-changed=wrapper.h");

@@ -29,6 +29,7 @@
 #include <rte_mbuf.h>
 #include <rte_mempool.h>
 #include <rte_ring.h>
+#include <rte_udp.h>
 #include <rte_version.h>
 
 #if RTE_VERSION < RTE_VERSION_NUM(22, 11, 0, 0)
@@ -48,6 +49,7 @@ enum xd_mbuf_layout {
 	XD_MBUF_HASH_RSS = offsetof(struct rte_mbuf, hash),
 	XD_MBUF_BUF_LEN = offsetof(struct rte_mbuf, buf_len),
 	XD_MBUF_NEXT = offsetof(struct rte_mbuf, next),
+	XD_MBUF_VLAN_TCI = offsetof(struct rte_mbuf, vlan_tci),
 };
 
 /* Rust reads these fields with fixed widths. */
@@ -63,6 +65,7 @@ XD_FIELD_SIZE(data_len, 2);
 XD_FIELD_SIZE(hash.rss, 4);
 XD_FIELD_SIZE(buf_len, 2);
 XD_FIELD_SIZE(next, 8);
+XD_FIELD_SIZE(vlan_tci, 2);
 
 enum xd_constants {
 	XD_HEADROOM_BYTES = RTE_PKTMBUF_HEADROOM,
@@ -76,6 +79,7 @@ enum xd_constants {
 	XD_LOG_DEBUG = RTE_LOG_DEBUG,
 	XD_PORTS_MAX = RTE_MAX_ETHPORTS,
 	XD_PORT_NAME_BYTES = RTE_ETH_NAME_MAX_LEN,
+	XD_RETA_SIZE_MAX = 4096, /* twice the largest of DPDK 24.11's drivers (ice) */
 };
 
 /* Negative, so in an enum of its own: one negative value would make all of them signed. */
@@ -84,6 +88,14 @@ enum xd_socket {
 };
 
 static const uint64_t XD_RX_RSS_HASH = RTE_MBUF_F_RX_RSS_HASH;
+static const uint64_t XD_RX_VLAN_STRIPPED = RTE_MBUF_F_RX_VLAN_STRIPPED;
+static const uint64_t XD_TX_OFFLOAD_MULTI_SEGS = RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+static const uint64_t XD_TX_OFFLOAD_UDP_CKSUM = RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
+static const uint64_t XD_TX_UDP_CKSUM = RTE_MBUF_F_TX_UDP_CKSUM;
+static const uint64_t XD_TX_L4_MASK = RTE_MBUF_F_TX_L4_MASK;
+static const uint64_t XD_RX_OFFLOAD_SCATTER = RTE_ETH_RX_OFFLOAD_SCATTER;
+static const uint64_t XD_RSS_IPV4_TCP = RTE_ETH_RSS_NONFRAG_IPV4_TCP;
+static const uint64_t XD_RSS_IPV4_UDP = RTE_ETH_RSS_NONFRAG_IPV4_UDP;
 
 /* ---- process --------------------------------------------------------------------------------------------- */
 
@@ -119,10 +131,21 @@ static inline int xd_log_redirect(xd_log_write write)
 	return rte_openlog_stream(stream);
 }
 
+/* ---- mbufs ----------------------------------------------------------------------------------------------- */
+
+/* Asks the port that sends the packet for its UDP checksum. The IP header, of `l3_len` bytes with all of its options, begins `l2_len`
+ * bytes into the frame that is sent. net_tap needs l4_len, which rte_mbuf.h asks for with TSO alone. */
+static inline void xd_mbuf_request_udp_checksum(struct rte_mbuf *mbuf, uint8_t l2_len, uint16_t l3_len, int is_ipv6)
+{
+	mbuf->tx_offload = rte_mbuf_tx_offload(l2_len, l3_len, sizeof(struct rte_udp_hdr), 0, 0, 0, 0);
+	mbuf->ol_flags |= RTE_MBUF_F_TX_UDP_CKSUM | (is_ipv6 ? RTE_MBUF_F_TX_IPV6 : RTE_MBUF_F_TX_IPV4);
+}
+
 /* ---- ports ----------------------------------------------------------------------------------------------- */
 
 struct xd_port_info {
 	const char *driver;
+	uint64_t rx_offloads;     /* RTE_ETH_RX_OFFLOAD_* */
 	uint64_t tx_offloads;     /* RTE_ETH_TX_OFFLOAD_* */
 	uint64_t rss_hash_types;  /* RTE_ETH_RSS_* */
 	uint32_t rx_packet_bytes_max;
@@ -146,6 +169,7 @@ static inline int xd_port_info(uint16_t port, struct xd_port_info *out)
 		return rc;
 	*out = (struct xd_port_info){
 		.driver = info.driver_name,
+		.rx_offloads = info.rx_offload_capa,
 		.tx_offloads = info.tx_offload_capa,
 		.rss_hash_types = info.flow_type_rss_offloads,
 		.rx_packet_bytes_max = info.max_rx_pktlen,
@@ -188,9 +212,13 @@ static inline uint16_t xd_port_next(uint16_t port)
 	return rte_eth_find_next(port);
 }
 
-/* mtu 0 keeps DPDK's default (1500). Several receive queues are fed by RSS over addresses and L4 ports where the
- * device can hash at all, and the hash is then delivered with the packet. */
-static inline int xd_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu)
+/* mtu 0 keeps DPDK's default (1500). Packets may lie in several mbufs coming in (`scatter`) and going out
+ * (`segments`) as far as the device can, and it computes the UDP checksums that it is asked for (`udp_checksums`), likewise. With `filter_vlans` it lets VLANs through that it is told (xd_port_accept_vlan), and no
+ * others, where it can do that. Several receive queues are fed by RSS over addresses and L4 ports where the
+ * device can hash at all, and the hash is then delivered with the packet; a NULL key leaves the key to the driver. */
+static inline int xd_port_configure(uint16_t port, uint16_t rx_queues, uint16_t tx_queues, uint32_t mtu,
+				    int scatter, int segments, int udp_checksums, int filter_vlans,
+				    const uint8_t *rss_key, uint8_t rss_key_bytes)
 {
 	struct rte_eth_conf conf;
 	struct rte_eth_dev_info info;
@@ -200,16 +228,64 @@ static inline int xd_port_configure(uint16_t port, uint16_t rx_queues, uint16_t 
 		return rc;
 	memset(&conf, 0, sizeof(conf));
 	conf.rxmode.mtu = mtu;
+	if (scatter)
+		conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
+	if (filter_vlans)
+		conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_VLAN_FILTER;
+	if (segments)
+		conf.txmode.offloads |= info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
+	if (udp_checksums)
+		conf.txmode.offloads |= info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
 	if (rx_queues > 1) {
 		uint64_t types = (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP) & info.flow_type_rss_offloads;
 
 		if (types != 0) {
 			conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 			conf.rx_adv_conf.rss_conf.rss_hf = types;
+			/* Drivers copy it; the field is not const because hash_conf_get writes by it. */
+			conf.rx_adv_conf.rss_conf.rss_key = (uint8_t *)rss_key;
+			conf.rx_adv_conf.rss_conf.rss_key_len = rss_key_bytes;
 			conf.rxmode.offloads |= info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_RSS_HASH;
 		}
 	}
 	return rte_eth_dev_configure(port, rx_queues, tx_queues, &conf);
+}
+
+/* The RSS key in use, `key_bytes` of it, and the types of packets that are hashed (RTE_ETH_RSS_*). The key has room for
+ * 255 bytes, as many as any driver could write. */
+static inline int xd_port_rss_hash(uint16_t port, uint8_t *key, uint8_t key_bytes, uint64_t *types)
+{
+	struct rte_eth_rss_conf conf = {.rss_key = key, .rss_key_len = key_bytes};
+	int rc = rte_eth_dev_rss_hash_conf_get(port, &conf);
+
+	if (rc == 0)
+		*types = conf.rss_hf;
+	return rc;
+}
+
+/* Reads (set == 0) or writes the `size` entries of the RSS redirection table: a receive queue each. -EINVAL where there
+ * are more than XD_RETA_SIZE_MAX. */
+static inline int xd_port_reta(uint16_t port, uint16_t *queues, uint16_t size, int set)
+{
+	struct rte_eth_rss_reta_entry64 groups[XD_RETA_SIZE_MAX / RTE_ETH_RETA_GROUP_SIZE];
+	uint16_t i;
+	int rc;
+
+	if (size > XD_RETA_SIZE_MAX)
+		return -EINVAL;
+	memset(groups, 0, sizeof(groups));
+	for (i = 0; i < size; i++) {
+		struct rte_eth_rss_reta_entry64 *group = &groups[i / RTE_ETH_RETA_GROUP_SIZE];
+
+		group->mask |= UINT64_C(1) << (i % RTE_ETH_RETA_GROUP_SIZE);
+		group->reta[i % RTE_ETH_RETA_GROUP_SIZE] = set ? queues[i] : 0;
+	}
+	if (set)
+		return rte_eth_dev_rss_reta_update(port, groups, size);
+	rc = rte_eth_dev_rss_reta_query(port, groups, size);
+	for (i = 0; rc == 0 && i < size; i++)
+		queues[i] = groups[i / RTE_ETH_RETA_GROUP_SIZE].reta[i % RTE_ETH_RETA_GROUP_SIZE];
+	return rc;
 }
 
 /* Closes the port; with `remove`, also takes its device off the bus, so that its name is free again. */

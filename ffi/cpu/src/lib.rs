@@ -22,4 +22,4 @@ pub use huge::{Backing, HugeSlice};
 pub use prefetch::{prefetch_read, prefetch_write};
 pub use tags::match_tags;
 pub use timestamp::{timestamp, timestamp_hz};
-pub use toeplitz::toeplitz;
+pub use toeplitz::{ToeplitzTable, toeplitz};

@@ -61,6 +61,7 @@ impl Device {
             rx_packet_bytes_max: raw.rx_packet_bytes_max,
             mtu_min: raw.mtu_min,
             mtu_max: raw.mtu_max,
+            rx_offloads: raw.rx_offloads,
             tx_offloads: raw.tx_offloads,
             rss_hash_types: raw.rss_hash_types,
             reta_size: raw.reta_size,
@@ -74,7 +75,26 @@ impl Device {
         // SAFETY: the port is claimed and not started. The pool lives until DPDK stops, which waits for this port.
         unsafe {
             let mtu = config.mtu.map_or(0, u32::from);
-            let rc = sys::xd_port_configure(self.id, config.rx_queue_count, config.tx_queue_count, mtu);
+            let (rx_queues, tx_queues) = (config.rx_queue_count, config.tx_queue_count);
+            // The key is copied; a length of 0 goes with a null pointer.
+            let key = config.rss_key.as_deref();
+            let key_bytes = key.map_or(0, |key| key.len().min(255) as u8);
+            let key = key.map_or(std::ptr::null(), <[u8]>::as_ptr);
+            let (scatter, segments) = (config.scatter.into(), config.sends_segments.into());
+            let udp_checksums = config.computes_udp_checksums.into();
+            let filter_vlans = config.filters_vlans.into();
+            let rc = sys::xd_port_configure(
+                self.id,
+                rx_queues,
+                tx_queues,
+                mtu,
+                scatter,
+                segments,
+                udp_checksums,
+                filter_vlans,
+                key,
+                key_bytes,
+            );
             check("rte_eth_dev_configure", &self.name, rc)?;
             let rc = sys::rte_eth_dev_adjust_nb_rx_tx_desc(self.id, &raw mut rx, &raw mut tx);
             check("rte_eth_dev_adjust_nb_rx_tx_desc", &self.name, rc)?;

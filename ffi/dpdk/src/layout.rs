@@ -28,6 +28,9 @@ pub(crate) const BUF_LEN: Field<u16> = Field::at(sys::XD_MBUF_BUF_LEN);
 /// The next segment, null in the last.
 pub(crate) const NEXT: Field<*mut sys::rte_mbuf> = Field::at(sys::XD_MBUF_NEXT);
 
+/// The outer VLAN tag's control information, where the flags say that the port took the tag out.
+pub(crate) const VLAN_TCI: Field<u16> = Field::at(sys::XD_MBUF_VLAN_TCI);
+
 impl<T: Copy> Field<T> {
     const fn at(offset: u32) -> Self {
         Self(offset as usize, PhantomData)

@@ -22,6 +22,7 @@ mod mempool;
 mod port;
 mod queue;
 pub mod ring;
+mod rss;
 pub mod thread;
 
 pub use burst::{BURST_MAX, Burst};
@@ -32,6 +33,7 @@ pub use mbuf::{Mbuf, Segments};
 pub use mempool::{DATA_ROOM_BYTES_DEFAULT, HEADROOM_BYTES, Mempool};
 pub use port::{Link, Port, PortConfig, PortInfo, PortStats};
 pub use queue::{RxQueue, TxQueue};
+pub use rss::RssSettings;
 
 /// The DPDK release in use, as DPDK says it ("DPDK 22.11.11").
 pub fn version() -> String {

@@ -10,7 +10,7 @@ use std::slice;
 use dpdk_sys as sys;
 
 use crate::layout::{
-    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT,
+    BUF_ADDR, BUF_LEN, DATA_LEN, DATA_OFF, Field, HASH_RSS, NB_SEGS, NEXT, OL_FLAGS, PKT_LEN, PORT, VLAN_TCI,
 };
 
 /// A packet in a DPDK buffer. Dropping it gives the buffer back to its pool.
@@ -88,6 +88,27 @@ impl Mbuf {
     #[inline]
     pub fn rss_hash(&self) -> Option<u32> {
         (self.read(&OL_FLAGS) & sys::XD_RX_RSS_HASH != 0).then(|| self.read(&HASH_RSS))
+    }
+
+    /// The control information of an outer VLAN tag that the port took out of the frame.
+    #[inline]
+    pub fn stripped_tag(&self) -> Option<u16> {
+        (self.read(&OL_FLAGS) & sys::XD_RX_VLAN_STRIPPED != 0).then(|| self.read(&VLAN_TCI))
+    }
+
+    /// Asks the port that sends the packet for its UDP checksum, over all segments. The port must be configured for that
+    /// ([`crate::PortConfig::computes_udp_checksums`]) and the packet sent with [`crate::TxQueue::transmit_prepared`]. The IP header,
+    /// of `l3_len` bytes with all that belongs to it, begins `l2_len` bytes into the frame that is sent; the field of the
+    /// checksum holds the sum of the pseudo header, and behind the datagram comes nothing.
+    pub fn request_udp_checksum(&mut self, l2_len: u8, l3_len: u16, is_ipv6: bool) {
+        // SAFETY: a live mbuf that only we own; the call writes flags and lengths, which drivers read beside a packet.
+        unsafe { sys::xd_mbuf_request_udp_checksum(self.0.as_ptr(), l2_len, l3_len, is_ipv6.into()) }
+    }
+
+    /// Whether it asks the port for a checksum.
+    #[inline(always)]
+    pub fn requests_checksum(&self) -> bool {
+        self.read(&OL_FLAGS) & sys::XD_TX_L4_MASK == sys::XD_TX_UDP_CKSUM
     }
 
     /// Brings the mbuf's own fields towards the cache.
@@ -189,6 +210,47 @@ impl Mbuf {
             }
         }
         true
+    }
+
+    /// Moves bytes of further segments behind the first one's, until that has `n` or all of the packet, and frees
+    /// segments that are left empty. False, and no change, where the first segment has no room for them.
+    #[must_use]
+    pub fn gather(&mut self, n: usize) -> bool {
+        let first = Segment(self.0);
+        let mut missing = n.min(self.packet_len()).saturating_sub(first.len());
+        if missing > first.tailroom() {
+            return false;
+        }
+        while missing > 0 {
+            let Some(next) = first.next() else { return false };
+            let moved = next.len().min(missing);
+            missing -= moved;
+            // SAFETY: ours through `&mut self`, and two buffers. `moved` is at most what `next` has and, as checked
+            // above, what the first has room for, so it fits the 16 bits of both lengths and stays in both buffers.
+            unsafe {
+                next.start().copy_to_nonoverlapping(first.start().add(first.len()), moved);
+                DATA_LEN.write(first.0, DATA_LEN.read(first.0) + moved as u16);
+                DATA_OFF.write(next.0, DATA_OFF.read(next.0) + moved as u16);
+                DATA_LEN.write(next.0, DATA_LEN.read(next.0) - moved as u16);
+            }
+            if next.len() == 0 {
+                self.unlink(first, next);
+            }
+        }
+        true
+    }
+
+    /// Takes `next`, which follows `before`, out of the packet and frees it.
+    fn unlink(&mut self, before: Segment, next: Segment) {
+        // SAFETY: ours through `&mut self`. The chain goes round `next`, which then is a packet of one segment that
+        // nobody but this function owns.
+        unsafe {
+            NEXT.write(before.0, NEXT.read(next.0));
+            NB_SEGS.write(self.0, NB_SEGS.read(self.0).saturating_sub(1));
+            NEXT.write(next.0, std::ptr::null_mut());
+            NB_SEGS.write(next.0, 1);
+            sys::rte_pktmbuf_free(next.0.as_ptr());
+        }
     }
 
     /// Puts the segments of `tail` behind this packet's.

@@ -1,5 +1,7 @@
 //! Ports: network devices, real and virtual.
 //!
+//! What changes a port takes `&mut`: ethdev's calls for one port have no lock (Programmer's Guide, "Poll Mode Driver").
+//!
 //! Guide: DPDK Programmer's Guide 22.11, "Poll Mode Driver"; device arguments: "Network Interface Controller
 //! Drivers" <https://doc.dpdk.org/guides-22.11/nics/>.
 
@@ -35,6 +37,19 @@ pub struct PortConfig {
     pub tx_descriptor_count: u16,
     /// Largest layer-3 packet in bytes; `None` keeps DPDK's 1,500.
     pub mtu: Option<u16>,
+    /// Whether received packets may lie in several mbufs, where the device can do that ([`PortInfo::scatters`]). Most
+    /// drivers have a faster way for packets of one mbuf.
+    pub scatter: bool,
+    /// The same for packets to be sent ([`PortInfo::sends_segments`]).
+    pub sends_segments: bool,
+    /// Whether the device computes the UDP checksums that packets ask it for ([`crate::Mbuf::request_udp_checksum`]), where it can
+    /// ([`PortInfo::computes_udp_checksums`]). Many drivers have a faster way for ports without any offload.
+    pub computes_udp_checksums: bool,
+    /// Whether the device lets through only VLANs that it is told ([`Port::accept_vlan`]), where it can do that.
+    pub filters_vlans: bool,
+    /// The key that RSS hashes with, as long as [`PortInfo::hash_key_bytes`] says, 255 bytes at most; `None` leaves it to
+    /// the driver.
+    pub rss_key: Option<Vec<u8>>,
 }
 
 impl Default for PortConfig {
@@ -45,6 +60,11 @@ impl Default for PortConfig {
             rx_descriptor_count: 512,
             tx_descriptor_count: 512,
             mtu: None,
+            scatter: false,
+            sends_segments: false,
+            computes_udp_checksums: false,
+            filters_vlans: false,
+            rss_key: None,
         }
     }
 }
@@ -68,6 +88,8 @@ pub struct PortInfo {
     pub mtu_min: u16,
     /// Largest MTU in bytes; `u16::MAX` where the driver does not say.
     pub mtu_max: u16,
+    /// Bits `RTE_ETH_RX_OFFLOAD_*`.
+    pub rx_offloads: u64,
     /// Bits `RTE_ETH_TX_OFFLOAD_*`.
     pub tx_offloads: u64,
     /// Bits `RTE_ETH_RSS_*`: what it can hash over; 0 where it has no RSS.
@@ -78,6 +100,23 @@ pub struct PortInfo {
     pub hash_key_bytes: u16,
     /// NUMA node; `None` where it has none.
     pub socket: Option<u16>,
+}
+
+impl PortInfo {
+    /// Whether it can spread a received packet over several mbufs.
+    pub fn scatters(&self) -> bool {
+        self.rx_offloads & sys::XD_RX_OFFLOAD_SCATTER != 0
+    }
+
+    /// Whether it can send a packet that lies in several mbufs.
+    pub fn sends_segments(&self) -> bool {
+        self.tx_offloads & sys::XD_TX_OFFLOAD_MULTI_SEGS != 0
+    }
+
+    /// Whether it can compute the UDP checksum of a packet that it sends.
+    pub fn computes_udp_checksums(&self) -> bool {
+        self.tx_offloads & sys::XD_TX_OFFLOAD_UDP_CKSUM != 0
+    }
 }
 
 /// The port's own counts since it started.
@@ -226,7 +265,7 @@ impl Port {
     ///
     /// # Errors
     /// [`Error::Call`]: the driver cannot, or the address is a group or zero one.
-    pub fn set_mac(&self, mac: [u8; 6]) -> Result<()> {
+    pub fn set_mac(&mut self, mac: [u8; 6]) -> Result<()> {
         // SAFETY: `mac` has the six bytes the call reads.
         let rc = unsafe { sys::xd_port_set_mac(self.id(), mac.as_ptr()) };
         explain(|| check("rte_eth_dev_default_mac_addr_set", self.name(), rc))
@@ -271,7 +310,7 @@ impl Port {
     ///
     /// # Errors
     /// [`Error::Call`] when the driver cannot.
-    pub fn set_promiscuous(&self, on: bool) -> Result<()> {
+    pub fn set_promiscuous(&mut self, on: bool) -> Result<()> {
         let (call, set): (_, unsafe extern "C" fn(u16) -> i32) = if on {
             ("rte_eth_promiscuous_enable", sys::rte_eth_promiscuous_enable)
         } else {
@@ -279,6 +318,26 @@ impl Port {
         };
         // SAFETY: takes any port id.
         explain(|| check(call, self.name(), unsafe { set(self.id()) }))
+    }
+
+    /// Lets the port take every multicast frame, not only those of groups it was told.
+    ///
+    /// # Errors
+    /// [`Error::Call`] when the driver cannot; errno `ENOTSUP` where it has no such function.
+    pub fn accept_multicast(&mut self) -> Result<()> {
+        // SAFETY: takes any port id.
+        let accept = || unsafe { sys::rte_eth_allmulticast_enable(self.id()) };
+        explain(|| check("rte_eth_allmulticast_enable", self.name(), accept()))
+    }
+
+    /// Lets frames of a VLAN through, on a port that was configured to filter them.
+    ///
+    /// # Errors
+    /// [`Error::Call`]: the port does not filter, or the driver cannot.
+    pub fn accept_vlan(&mut self, vid: u16) -> Result<()> {
+        // SAFETY: takes any port id and any number.
+        let accept = || unsafe { sys::rte_eth_dev_vlan_filter(self.id(), vid, 1) };
+        explain(|| check("rte_eth_dev_vlan_filter", self.name(), accept()))
     }
 
     /// Largest layer-3 packet in bytes.
@@ -296,7 +355,7 @@ impl Port {
     ///
     /// # Errors
     /// [`Error::Call`]: out of the device's bounds, or the driver cannot (while the port runs).
-    pub fn set_mtu(&self, mtu: u16) -> Result<()> {
+    pub fn set_mtu(&mut self, mtu: u16) -> Result<()> {
         // SAFETY: takes any port id.
         let set = || unsafe { sys::rte_eth_dev_set_mtu(self.id(), mtu) };
         explain(|| check("rte_eth_dev_set_mtu", self.name(), set()))

@@ -66,6 +66,20 @@ impl TxQueue {
         }
     }
 
+    /// The same for a burst with packets that ask the port for something ([`crate::Mbuf::request_udp_checksum`]): the driver is
+    /// asked first to write what its hardware wants to find in them, and a packet that it cannot send so, and what
+    /// follows it, stays in the burst.
+    pub fn transmit_prepared(&mut self, burst: &mut Burst) -> usize {
+        // SAFETY: as in `transmit`. The first call changes headers of the packets, which we own, and takes none; it says how
+        // many the second may be given.
+        unsafe {
+            burst.take(|array, len| {
+                let ready = sys::rte_eth_tx_prepare(self.port.id(), self.queue, array, len as u16);
+                usize::from(sys::rte_eth_tx_burst(self.port.id(), self.queue, array, ready))
+            })
+        }
+    }
+
     /// The port's id.
     pub fn port_id(&self) -> u16 {
         self.port.id()

@@ -12,6 +12,7 @@ fn mbufs_grow_shrink_chain_and_return() {
     headroom_and_tailroom_end_where_the_buffer_does(&pool);
     a_trimmed_front_is_headroom_again(&pool);
     truncate_frees_the_segments_it_empties(&pool);
+    gathering_moves_bytes_to_the_front_and_frees_what_it_empties(&pool);
     an_exhausted_pool_says_so_and_recovers(&pool);
     two_pools_get_their_own_mbufs_back(&pool);
 }
@@ -63,6 +64,24 @@ fn truncate_frees_the_segments_it_empties(pool: &TestPool) {
     assert_eq!((mbuf.segments().collect::<Vec<_>>(), pool.in_use()), (vec![&b"fir"[..]], 1));
     assert!(mbuf.truncate(0));
     assert_eq!((mbuf.data(), mbuf.segment_count()), (&b""[..], 1));
+}
+
+fn gathering_moves_bytes_to_the_front_and_frees_what_it_empties(pool: &TestPool) {
+    let mut mbuf = pool.mbuf(b"first");
+    mbuf.chain(pool.mbuf(b"second")).expect("two segments");
+    mbuf.chain(pool.mbuf(b"third")).expect("three segments");
+    assert!(mbuf.gather(3), "it has them");
+    assert!(mbuf.gather(8));
+    assert_eq!(mbuf.segments().collect::<Vec<_>>(), [&b"firstsec"[..], b"ond", b"third"]);
+    assert!(mbuf.gather(12));
+    assert_eq!((mbuf.segment_count(), mbuf.packet_len(), pool.in_use()), (2, 16, 2));
+    assert_eq!(mbuf.segments().collect::<Vec<_>>(), [&b"firstsecondt"[..], b"hird"]);
+    mbuf.chain(pool.mbuf(&[7; 2_048])).expect("three segments again");
+    assert!(!mbuf.gather(2_049), "more than a buffer holds");
+    assert_eq!((mbuf.segment_count(), mbuf.packet_len(), mbuf.data().len()), (3, 2_064, 12));
+    assert!(mbuf.truncate(100) && mbuf.gather(usize::MAX));
+    assert_eq!((mbuf.segment_count(), mbuf.data().len(), pool.in_use()), (1, 100, 1));
+    assert_eq!(&mbuf.data()[..17], b"firstsecondthird\x07");
 }
 
 fn an_exhausted_pool_says_so_and_recovers(pool: &TestPool) {

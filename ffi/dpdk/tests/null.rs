@@ -12,10 +12,11 @@ fn null_ports_start_once_and_close_with_their_last_queue() {
     the_source_fills_and_the_sink_empties(&pool);
     queues_are_handed_out_once_and_keep_the_port(&pool);
     every_queue_of_a_port_works(&pool);
+    rss_is_set_and_read_back(&pool);
 }
 
 fn the_source_fills_and_the_sink_empties(pool: &TestPool) {
-    let (port, mut rx, mut tx) = single_queue_port(pool.eal(), "net_null0,size=128", pool);
+    let (mut port, mut rx, mut tx) = single_queue_port(pool.eal(), "net_null0,size=128", pool);
     let info = port.info().expect("info");
     assert_eq!(info.driver, "net_null");
     assert!(info.rx_queues_max >= 1 && info.mtu_min <= 1500, "{info:?}");
@@ -83,4 +84,26 @@ fn every_queue_of_a_port_works(pool: &TestPool) {
         assert_eq!(rx.receive(&mut burst), 32);
         assert_eq!(tx.transmit(&mut burst), 32);
     }
+}
+
+fn rss_is_set_and_read_back(pool: &TestPool) {
+    let mut port = Port::attach(pool.eal(), "net_null3").expect("attach");
+    let info = port.info().expect("info");
+    assert_eq!((info.hash_key_bytes, info.reta_size), (0, 128), "what net_null pretends to have");
+    let key: Vec<u8> = (0..40).collect();
+    let queues = PortConfig { rx_queue_count: 4, tx_queue_count: 4, ..PortConfig::default() };
+    let config = PortConfig { rss_key: Some(key.clone()), ..queues };
+    port.configure(&config, pool).expect("configure");
+    let _queues = port.start().expect("start");
+    let redirection_table: Vec<u16> = (0..128).map(|bucket| 3 - bucket % 4).collect();
+    port.set_redirection_table(&redirection_table).expect("set");
+    let settings = port.rss().expect("rss");
+    assert_eq!((settings.key.len(), settings.redirection_table), (40, redirection_table));
+    let too_long = vec![0; 8_192];
+    assert!(matches!(port.set_redirection_table(&too_long), Err(Error::Call { .. })));
+
+    let mut ring = Port::attach(pool.eal(), "net_ring3").expect("attach");
+    ring.configure(&PortConfig::default(), pool).expect("configure");
+    let _queues = ring.start().expect("start");
+    assert!(matches!(ring.rss(), Err(Error::Call { .. })), "net_ring has no RSS");
 }
