@@ -3,6 +3,9 @@
 //!
 //!     cargo run --release -p dataplane --example walk -- fullnat 64 4096 100000
 //!
+//! With `crc` or `rss` at the end there is a second worker that gets nothing, so every packet is steered first: by the client's
+//! endpoint, or by the hash of ports with RSS.
+//!
 //! Each flow has one packet, which goes round: what the line sent comes in again with its headers as they
 //! were. Restoring them costs the same for every size, and no payload is touched. To be rid of set-up,
 //! subtract a run with fewer bursts.
@@ -18,11 +21,13 @@ use std::time::Instant;
 use cpu::Backing;
 use dataplane::counters::WorkerCounters;
 use dataplane::device::{BURST_MAX, Device, Packets, Transmitted};
-use dataplane::flow::FlowTable;
+use dataplane::flow::{FlowKey, FlowTable};
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
 use dataplane::memory::MemoryPacket;
 use dataplane::packet::PacketBuf;
+use dataplane::rules::{Rss, Ruleset};
+use dataplane::stage::steer;
 use dataplane::time::{Clock, Millis};
 use dataplane::worker::{Publication, RulesQueue, Worker};
 
@@ -83,6 +88,10 @@ impl Device for Carousel {
     }
 
     fn punt(&mut self, _port: PortIndex, _packets: &mut Packets<MemoryPacket>) {}
+
+    fn reserve(&mut self) -> Option<MemoryPacket> {
+        None
+    }
 }
 
 /// A clock that stands still: no flow expires.
@@ -99,6 +108,15 @@ struct Arguments {
     frame_len: usize,
     flows: u32,
     bursts: u64,
+    steering: Steering,
+}
+
+/// What decides who owns a flow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Steering {
+    Off,
+    Crc,
+    Rss,
 }
 
 impl Arguments {
@@ -112,15 +130,38 @@ impl Arguments {
         let frame_len = arguments.next()?.parse().ok().filter(|len| (HEADERS_LEN..=1_514).contains(len))?;
         let flows = arguments.next()?.parse().ok().filter(|flows| (1..=1 << 20).contains(flows))?;
         let bursts = arguments.next()?.parse().ok()?;
-        arguments.next().is_none().then_some(Self { l4_port, frame_len, flows, bursts })
+        let steering = match arguments.next().as_deref() {
+            None => Steering::Off,
+            Some("crc") => Steering::Crc,
+            Some("rss") => Steering::Rss,
+            Some(_) => return None,
+        };
+        arguments.next().is_none().then_some(Self { l4_port, frame_len, flows, bursts, steering })
+    }
+
+    fn rules(&self) -> Ruleset {
+        match self.steering {
+            Steering::Off => ruleset(1, &ONE_OF_EACH),
+            Steering::Crc => ruleset(2, &ONE_OF_EACH),
+            Steering::Rss => {
+                let rss = Rss::new(&(1..=40).collect::<Vec<u8>>(), 128, 2);
+                Ruleset { rss: Some(Arc::new(rss)), ..ruleset(2, &ONE_OF_EACH) }
+            }
+        }
     }
 }
 
-fn carousel(arguments: &Arguments) -> Carousel {
+/// The packets of the flows that the first worker owns.
+fn carousel(arguments: &Arguments, rules: &Ruleset) -> Carousel {
     let mut carousel = Carousel { waiting: VecDeque::new(), headers: Vec::new() };
     let payload = vec![0xa5; arguments.frame_len - HEADERS_LEN];
-    for flow in 0..arguments.flows {
-        let client = (Ipv4Addr::from(0xc612_0000 + (flow >> 10)), 1_024 + (flow & 1_023) as u16);
+    let clients = (0u32..)
+        .map(|number| (Ipv4Addr::from(0xc612_0000 + (number >> 10)), 1_024 + (number & 1_023) as u16));
+    let owned = clients.filter(|client| {
+        let owner = steer::owner(&FlowKey::new(*client, (VIP, arguments.l4_port), 6), rules);
+        rules.worker_count == 1 || owner == Some(WorkerIndex(0))
+    });
+    for (flow, client) in (0..arguments.flows).zip(owned) {
         let frame = Frame::tcp(client, (VIP, arguments.l4_port), SYN).with_payload(payload.clone()).bytes();
         carousel.headers.extend(frame.first_chunk::<HEADERS_LEN>());
         let mut packet = MemoryPacket::new(frame, FRONT);
@@ -130,22 +171,23 @@ fn carousel(arguments: &Arguments) -> Carousel {
     carousel
 }
 
-fn worker(carousel: Carousel, flows: u32) -> (Worker<Carousel, Still>, Arc<WorkerCounters>) {
+fn worker(carousel: Carousel, flows: u32, rules: Ruleset) -> (Worker<Carousel, Still>, Arc<WorkerCounters>) {
     let table = FlowTable::new(flows * 2, Backing::Plain, SECRET).expect("memory for the table");
     let state = LineState::new(table, WorkerIndex(0), &PORT_MACS, 0);
     let (counters, queue) = (Arc::<WorkerCounters>::default(), RulesQueue::default());
     let publication =
-        Publication { ruleset: Arc::new(ruleset(1, &ONE_OF_EACH)), states: states(ONE_OF_EACH.len()) };
+        Publication { ruleset: Arc::new(rules), states: states(ONE_OF_EACH.len()), templates: None };
     queue.publish(publication).expect("the queue is empty");
     (Worker::new(carousel, Still, WorkerIndex(0), state, Arc::clone(&counters), queue), counters)
 }
 
 fn main() {
     let Some(arguments) = Arguments::parse() else {
-        eprintln!("usage: walk dr|fullnat FRAME_BYTES(54-1514) FLOWS BURSTS");
+        eprintln!("usage: walk dr|fullnat FRAME_BYTES(54-1514) FLOWS BURSTS [crc|rss]");
         std::process::exit(2);
     };
-    let (mut worker, counters) = worker(carousel(&arguments), arguments.flows);
+    let rules = arguments.rules();
+    let (mut worker, counters) = worker(carousel(&arguments, &rules), arguments.flows, rules);
     // Every flow opens with a SYN; from then on it sends data.
     for _ in 0..arguments.flows.div_ceil(BURST_MAX as u32) {
         worker.turn();

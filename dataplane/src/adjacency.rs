@@ -7,28 +7,42 @@
 //! come from, as DPVS's `fast_xmit` does, so no route to the client is needed.
 
 use crate::index::{AdjacencyIndex, PORTS_MAX, PortIndex};
+use crate::rules::PortRules;
 use crate::wire::ethernet::{ETHERTYPE_IPV4, MacAddress};
 
-/// The MACs of an outgoing frame, and the port it leaves by.
+/// The MACs of an outgoing frame, the port it leaves by, and how much fits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Adjacency {
     /// Destination and source MAC, as they open the frame.
     pub macs: [u8; 12],
     /// The port to the next hop.
     pub port: PortIndex,
-    /// Whether the destination MAC is known; frames to an unresolved next hop are dropped.
-    pub resolved: bool,
+    /// Bytes of the longest IP packet that fits the way to it, what is put in front taken off; 0 while the destination MAC
+    /// is not known. So one compare tells whether a packet can go.
+    pub mtu: u16,
 }
 
 impl Adjacency {
-    /// A row for a next hop whose MAC is known.
+    /// A row for a next hop whose MAC is known, and whose way takes packets of any length.
     pub const fn resolved(destination: MacAddress, source: MacAddress, port: PortIndex) -> Self {
         let ([a, b, c, d, e, f], [g, h, i, j, k, l]) = (destination.0, source.0);
-        Self { macs: [a, b, c, d, e, f, g, h, i, j, k, l], port, resolved: true }
+        Self { macs: [a, b, c, d, e, f, g, h, i, j, k, l], port, mtu: u16::MAX }
+    }
+
+    /// The same row where IP packets have at most `mtu` bytes; a next hop whose MAC is not known stays so.
+    #[must_use]
+    pub const fn with_mtu(self, mtu: u16) -> Self {
+        Self { mtu: if self.mtu < mtu { self.mtu } else { mtu }, ..self }
+    }
+
+    /// Whether the destination MAC is known; frames to an unresolved next hop are dropped.
+    #[inline(always)]
+    pub const fn is_resolved(&self) -> bool {
+        self.mtu != 0
     }
 
     /// A row for a next hop whose MAC is not known yet.
-    pub const UNRESOLVED: Self = Self { macs: [0; 12], port: PortIndex(0), resolved: false };
+    pub const UNRESOLVED: Self = Self { macs: [0; 12], port: PortIndex(0), mtu: 0 };
 }
 
 /// Rows: distinct client-side stations (clients on the link, and routers) of one worker at a time.
@@ -54,6 +68,7 @@ pub struct ClientStations {
     /// Row indices by hash of (port, MAC); linear probing, a fixed number of places.
     places: Box<[u16]>,
     port_macs: [MacAddress; PORTS_MAX],
+    port_mtus: [u16; PORTS_MAX],
     hand: usize,
 }
 
@@ -69,7 +84,23 @@ impl ClientStations {
             rows: vec![row; ROWS].into_boxed_slice(),
             places: vec![NO_ROW; PLACES].into_boxed_slice(),
             port_macs: macs,
+            port_mtus: [u16::MAX; PORTS_MAX],
             hand: 0,
+        }
+    }
+
+    /// Takes up what the rules say about ports, by [`PortIndex`]: how long the packets are that they send. Goes through all
+    /// rows, where that has changed.
+    pub fn set_mtus(&mut self, ports: &[PortRules]) {
+        let mut mtus = [u16::MAX; PORTS_MAX];
+        for (mtu, port) in mtus.iter_mut().zip(ports).filter(|(_, port)| port.mtu != 0) {
+            *mtu = port.mtu;
+        }
+        if std::mem::replace(&mut self.port_mtus, mtus) == mtus {
+            return;
+        }
+        for Row { adjacency, .. } in self.rows.iter_mut().filter(|row| row.adjacency.is_resolved()) {
+            adjacency.mtu = mtus.get(adjacency.port.as_usize()).copied().unwrap_or(u16::MAX);
         }
     }
 
@@ -101,7 +132,8 @@ impl ClientStations {
         let index = self.take_row()?;
         if let Some(row) = self.rows.get_mut(index.as_usize()) {
             let source = self.port_macs.get(port.as_usize()).copied().unwrap_or_default();
-            row.adjacency = Adjacency::resolved(station, source, port);
+            let mtu = self.port_mtus.get(port.as_usize()).copied().unwrap_or(u16::MAX);
+            row.adjacency = Adjacency::resolved(station, source, port).with_mtu(mtu);
             row.key = key;
         }
         // With every probed place taken the row works all the same; it is only not shared.
@@ -117,6 +149,11 @@ impl ClientStations {
             debug_assert!(row.flow_count > 0);
             row.flow_count = row.flow_count.saturating_sub(1);
         }
+    }
+
+    /// Flows that hold a row, over all stations: a walk over all rows, for whoever looks for leaks.
+    pub fn held(&self) -> u64 {
+        self.rows.iter().map(|row| u64::from(row.flow_count)).sum()
     }
 
     fn count_flow(&mut self, index: AdjacencyIndex) -> Option<AdjacencyIndex> {

@@ -20,6 +20,12 @@ impl Counter {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
+    /// Takes away, from a counter that is a gauge; only the owning worker may call it.
+    #[inline(always)]
+    pub fn subtract(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(amount), Ordering::Relaxed);
+    }
+
     /// Sets; only the owning worker may call it.
     #[inline(always)]
     pub fn set(&self, value: u64) {
@@ -59,6 +65,11 @@ pub struct PortCounters {
     pub rx: Traffic,
     /// Accepted by the port for sending.
     pub tx: Traffic,
+    /// Of the packets looked at, the first of each burst of a port with RSS: came to the worker they had to come to, with
+    /// the hash they have, if with any.
+    pub rss_as_set: Counter,
+    /// Of those: came to another worker, or with another hash.
+    pub rss_otherwise: Counter,
 }
 
 /// What passed one backend.
@@ -71,15 +82,33 @@ pub struct BackendCounters {
     pub outbound: Traffic,
     /// Connections made.
     pub opened: Counter,
-    /// Connections forgotten: expired or evicted. `opened - closed` are held.
+    /// Connections forgotten, for whatever reason. `opened - closed` are held.
     pub closed: Counter,
+    /// Connections held whose state counts as active ([`crate::flow::tcp_state::TcpState::is_active`]): a gauge.
+    pub active: Counter,
+    /// TCP connections that the backend refused, where answers come back through the director: a RST in answer to the SYN.
+    pub refused: Counter,
 }
 
 /// What concerns a service and none of its backends.
 #[derive(Debug, Default)]
 pub struct ServiceCounters {
-    /// New connections refused: no backend, no port, no room.
+    /// New connections refused: no backend, no port, no room, a limit.
     pub refused: Counter,
+    /// Connections made.
+    pub opened: Counter,
+    /// Connections forgotten: expired or evicted. `opened - closed` are held.
+    pub closed: Counter,
+    /// Connections held whose handshake is not complete: a gauge.
+    pub half_open: Counter,
+    /// Newcomers that went to the backend whose server ID they carry.
+    pub by_server_id: Counter,
+    /// Newcomers that carry a server ID of no backend that takes them: they were scheduled like others.
+    pub strangers: Counter,
+    /// Flows that left their backend for another one, whose server ID a packet of theirs carries. Of `by_server_id`.
+    pub moved: Counter,
+    /// Newcomers that went where their client's prefix leads.
+    pub by_prefix: Counter,
 }
 
 /// All counters of one worker.
@@ -92,6 +121,26 @@ pub struct WorkerCounters {
     drops: [Counter; DropReason::ALL.len()],
     /// Packets forwarded, before the port had its say.
     pub forwarded: Counter,
+    /// Packets answered with a TCP RST, before the port had its say.
+    pub resets: Counter,
+    /// Packets answered with ICMP destination unreachable, likewise.
+    pub unreachables: Counter,
+    /// Packets answered with how long one may be (ICMP fragmentation needed, ICMPv6 packet too big), likewise.
+    pub too_bigs: Counter,
+    /// Packets that left in fragments, before the port had its say.
+    pub fragmented: Counter,
+    /// Packets of services that tell backends their client by an option, which had no room for it and went without.
+    pub client_address_withheld: Counter,
+    /// RSTs of the worker's own, to the ends of connections that are forgotten, before the port had its say.
+    pub own_resets: Counter,
+    /// Those that were not sent: no buffer, no way, or too many in a second.
+    pub own_resets_withheld: Counter,
+    /// UDP checksums over whole datagrams that were left to the port.
+    pub checksums_offloaded: Counter,
+    /// Those that the worker summed up itself.
+    pub checksums_summed: Counter,
+    /// Packets taken out of tunnels that end here.
+    pub decapsulated: Counter,
     /// Packets handed to the slow path.
     pub punted: Counter,
     /// Packets handed to another worker.
@@ -104,12 +153,28 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Connections that outlived their timeout.
     pub expired: Counter,
+    /// Connections that were deleted by command.
+    pub deleted: Counter,
+    /// Connections that were removed because their backend has left or is down.
+    pub purged: Counter,
     /// Table entries in use: one for DR, two for FullNAT.
     pub table_used: Counter,
+    /// Clients that are remembered: templates in use.
+    pub templates_used: Counter,
+    /// Clients that were not remembered for want of room.
+    pub templates_full: Counter,
+    /// Fragments that wait for the first of their datagram: a gauge.
+    pub fragments_waiting: Counter,
+    /// ICMP errors about flows that went on, towards a backend or a client.
+    pub icmp_errors: Counter,
     /// Turns of the loop.
     pub turns: Counter,
     /// Turns that found no packet.
     pub idle_turns: Counter,
+    /// Time in turns that found something to do, in ticks of the worker's clock.
+    pub busy_ticks: Counter,
+    /// The longest of those turns, likewise.
+    pub longest_turn_ticks: Counter,
     /// The revision of the ruleset in force.
     pub revision: Counter,
 }
@@ -130,15 +195,33 @@ impl Default for WorkerCounters {
             backends: rows(),
             drops: std::array::from_fn(|_| Counter::default()),
             forwarded: Counter::default(),
+            resets: Counter::default(),
+            unreachables: Counter::default(),
+            too_bigs: Counter::default(),
+            fragmented: Counter::default(),
+            client_address_withheld: Counter::default(),
+            own_resets: Counter::default(),
+            own_resets_withheld: Counter::default(),
+            checksums_offloaded: Counter::default(),
+            checksums_summed: Counter::default(),
+            decapsulated: Counter::default(),
             punted: Counter::default(),
             steered: Counter::default(),
             steered_in: Counter::default(),
             from_slow_path: Counter::default(),
             evicted: Counter::default(),
             expired: Counter::default(),
+            deleted: Counter::default(),
+            purged: Counter::default(),
             table_used: Counter::default(),
+            templates_used: Counter::default(),
+            templates_full: Counter::default(),
+            fragments_waiting: Counter::default(),
+            icmp_errors: Counter::default(),
             turns: Counter::default(),
             idle_turns: Counter::default(),
+            busy_ticks: Counter::default(),
+            longest_turn_ticks: Counter::default(),
             revision: Counter::default(),
         }
     }

@@ -7,6 +7,7 @@ use arrayvec::ArrayVec;
 
 use crate::index::{PortIndex, WorkerIndex};
 use crate::packet::PacketBuf;
+use crate::stage::framing::Framing;
 
 /// Packets handled at once: DPDK's customary burst, and small enough that their headers stay in the first-level cache.
 pub const BURST_MAX: usize = 32;
@@ -34,6 +35,12 @@ pub trait Device {
     /// Number of ports; port indices are below it.
     fn port_count(&self) -> usize;
 
+    /// How frames look on the wire of `port`. The same throughout.
+    #[inline(always)]
+    fn framing(&self, _port: PortIndex) -> Framing {
+        Framing::PLAIN
+    }
+
     /// Receives from the worker's own queue of `port`, the packets' headers on their way to the cache. `into` is empty
     /// when called.
     fn receive(&mut self, port: PortIndex, into: &mut Packets<Self::Packet>);
@@ -59,4 +66,8 @@ pub trait Device {
 
     /// Hands packets to the slow path, for the kernel twin of `port`.
     fn punt(&mut self, port: PortIndex, packets: &mut Packets<Self::Packet>);
+
+    /// An empty packet from the worker's own reserve, to be filled; `None` when that is used up. The caller bounds how
+    /// many it takes.
+    fn reserve(&mut self) -> Option<Self::Packet>;
 }

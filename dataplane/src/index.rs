@@ -38,13 +38,56 @@ index! {
     AdjacencyIndex(u16)
 }
 index! {
-    /// A 64-byte entry of the flow table. [`EntryIndex::NONE`] is no entry.
+    /// A 64-byte entry of the flow table, below 2^31. [`EntryIndex::NONE`] is no entry; one from
+    /// [`EntryIndex::without_flow`] stands for a packet that has a backend and no flow.
     EntryIndex(u32)
+}
+
+impl ServiceIndex {
+    /// No service: above every slot.
+    pub const NONE: Self = Self(u16::MAX);
+}
+
+impl BackendIndex {
+    /// No backend: above every slot.
+    pub const NONE: Self = Self(u32::MAX);
 }
 
 impl EntryIndex {
     /// No entry: the flow is unknown.
     pub const NONE: Self = Self(u32::MAX);
+    const WITHOUT_FLOW: u32 = 1 << 31;
+    const HAS_SECOND: u32 = 1 << 30;
+    const BACKEND_BITS: u32 = BACKENDS_MAX.ilog2();
+
+    /// No entry, but a backend: of a packet that is scheduled by itself.
+    pub const fn without_flow(backend: BackendIndex) -> Self {
+        Self(Self::WITHOUT_FLOW | backend.0)
+    }
+
+    /// The same with the backend that gets the packet if the first does not know it; another one than the first.
+    pub const fn with_second_choice(self, second: BackendIndex) -> Self {
+        Self(self.0 | Self::HAS_SECOND | second.0 << Self::BACKEND_BITS)
+    }
+
+    /// The backend of a packet that is scheduled by itself.
+    #[inline]
+    pub const fn backend_without_flow(self) -> Option<BackendIndex> {
+        // No backend is its own second choice, so [`EntryIndex::NONE`], all ones, stands for no two of them.
+        if self.0 & Self::WITHOUT_FLOW == 0 || self.0 == Self::NONE.0 {
+            return None;
+        }
+        Some(BackendIndex(self.0 & (BACKENDS_MAX as u32 - 1)))
+    }
+
+    /// The second choice of a packet that is scheduled by itself.
+    #[inline]
+    pub const fn second_choice(self) -> Option<BackendIndex> {
+        if self.0 & Self::HAS_SECOND == 0 || self.backend_without_flow().is_none() {
+            return None;
+        }
+        Some(BackendIndex(self.0 >> Self::BACKEND_BITS & (BACKENDS_MAX as u32 - 1)))
+    }
 }
 
 /// Ports of one director.
@@ -55,3 +98,5 @@ pub const WORKERS_MAX: usize = 64;
 pub const SERVICES_MAX: usize = 16_384;
 /// Slots for backends, running and retired: 64 bytes of counters each and worker.
 pub const BACKENDS_MAX: usize = 32_768;
+/// Two of them and two bits fit in an [`EntryIndex`].
+const _: () = assert!(BACKENDS_MAX.is_power_of_two() && BACKENDS_MAX.ilog2() <= 15);

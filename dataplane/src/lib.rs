@@ -13,17 +13,25 @@
 
 pub mod adjacency;
 pub mod burst;
+pub mod checks;
 pub mod counters;
 pub mod device;
 pub mod flow;
+pub mod fragments;
 pub mod index;
 pub mod line;
+pub mod loads;
 pub mod local_port;
 pub mod memory;
 pub mod packet;
+pub mod path;
+pub mod peers;
+pub mod persistence;
+pub mod prefix;
 pub mod rules;
 pub mod stage;
 pub mod time;
+pub mod token_bucket;
 pub mod verdict;
 pub mod wire;
 pub mod worker;

@@ -26,6 +26,12 @@ impl Millis {
 pub trait Clock {
     /// Now.
     fn now(&mut self) -> Millis;
+
+    /// The clock's own ticks at the last `now`, for what is shorter than a millisecond; always 0 where it has none.
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        0
+    }
 }
 
 #[cfg(test)]

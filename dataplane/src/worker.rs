@@ -9,12 +9,19 @@ use crossbeam::queue::ArrayQueue;
 use crate::burst::Burst;
 use crate::counters::WorkerCounters;
 use crate::device::Device;
-use crate::flow::expiry::{Expired, Hand};
+use crate::flow::Entry;
+use crate::flow::expiry::{Hand, Swept};
+use crate::flow::walk::{Cause, Removal, Removals, WalkQueue, Walks};
 use crate::index::{PortIndex, ServiceIndex};
 use crate::line::{Line, LineState, Origin};
-use crate::rules::{Ruleset, ServiceState};
+use crate::path::PathReports;
+use crate::persistence::Templates;
+use crate::rules::{Fate, Ruleset, ServiceState};
+use crate::stage::framing;
+use crate::stage::reply::ends::Teller;
 use crate::stage::transmit::{self, Outboxes};
 use crate::time::{Clock, Millis};
+use crate::verdict::DropReason;
 
 /// Publications on their way at once, either way.
 const PUBLICATIONS_MAX: usize = 4;
@@ -43,6 +50,8 @@ pub struct Publication {
     pub ruleset: Arc<Ruleset>,
     /// Fresh states to put in place; what was there comes back in exchange.
     pub states: Vec<(ServiceIndex, Option<Box<ServiceState>>)>,
+    /// Room for the clients of persistent services, with the first rules that have any.
+    pub templates: Option<Templates>,
 }
 
 /// The two ends between control and one worker: rules go there, old ones come back.
@@ -84,7 +93,10 @@ pub struct Worker<D: Device, C: Clock> {
     burst: Burst<D::Packet>,
     outboxes: Outboxes<D::Packet>,
     hand: Hand,
+    walks: Walks,
     queue: RulesQueue,
+    /// When the turn before began, in the clock's ticks, and whether it found something to do.
+    turn_before: (u64, bool),
 }
 
 impl<D: Device, C: Clock> Worker<D, C> {
@@ -97,9 +109,21 @@ impl<D: Device, C: Clock> Worker<D, C> {
         counters: Arc<WorkerCounters>,
         queue: RulesQueue,
     ) -> Self {
+        let outboxes = Outboxes::new(state.fragments.place_count());
         let line = Line { rules: Arc::default(), state, counters, worker };
-        let (burst, outboxes, hand) = (Burst::default(), Outboxes::default(), Hand::default());
-        Self { line, device, clock, burst, outboxes, hand, queue }
+        let (burst, hand) = (Burst::default(), Hand::default());
+        let (walks, turn_before) = (Walks::default(), (0, false));
+        Self { line, device, clock, burst, outboxes, hand, walks, queue, turn_before }
+    }
+
+    /// Where control asks for walks over the flow table.
+    pub fn walk_queue(&self) -> WalkQueue {
+        self.walks.queue().clone()
+    }
+
+    /// Where control hears of ways that have become narrow.
+    pub fn path_reports(&self) -> PathReports {
+        self.line.state.path_reports.clone()
     }
 
     /// The devices, for tests and replay.
@@ -133,7 +157,7 @@ impl<D: Device, C: Clock> Worker<D, C> {
     }
 
     /// One turn: a burst of every port, a burst of the neighbours, some housekeeping. Whether there was any
-    /// packet.
+    /// packet, or a walk went on.
     pub fn turn(&mut self) -> bool {
         self.take_up_rules();
         if self.line.rules.revision == 0 {
@@ -141,6 +165,8 @@ impl<D: Device, C: Clock> Worker<D, C> {
             return false;
         }
         let now = self.clock.now();
+        self.count_turn_before();
+        self.line.state.peers.refresh(&self.line.rules, now);
         let mut busy = false;
         for port in (0..self.device.port_count()).map(|port| PortIndex(port as u16)) {
             busy |= self.poll_port(port, now);
@@ -155,11 +181,28 @@ impl<D: Device, C: Clock> Worker<D, C> {
                 busy = true;
             }
         }
+        let walked = self.walk(now);
         self.sweep(now);
         let counters = &self.line.counters;
         counters.turns.add(1);
         counters.idle_turns.add(u64::from(!busy));
-        busy
+        self.turn_before.1 = busy || walked;
+        self.turn_before.1
+    }
+
+    /// A turn ends where the next one begins: so the clock is read once a turn.
+    #[inline(always)]
+    fn count_turn_before(&mut self) {
+        let ticks = self.clock.ticks();
+        let (began, found_something) = std::mem::replace(&mut self.turn_before, (ticks, false));
+        if found_something {
+            let took = ticks.wrapping_sub(began);
+            let counters = &self.line.counters;
+            counters.busy_ticks.add(took);
+            if took > counters.longest_turn_ticks.value() {
+                counters.longest_turn_ticks.set(took);
+            }
+        }
     }
 
     fn poll_port(&mut self, port: PortIndex, now: Millis) -> bool {
@@ -169,10 +212,12 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
         let rx = &self.line.counters.port(port).rx;
         rx.packets.add(self.burst.packets.len() as u64);
+        let framing = self.device.framing(port);
+        let bytes_lost = framing::unwrap_all(framing, &mut self.burst.packets, &self.line.counters);
         let station = self.line.rules.port(port).station;
         self.line.walk(&mut self.burst, Origin::Port(station), now);
-        self.line.counters.port(port).rx.bytes.add(self.burst.bytes);
-        transmit::run(&mut self.burst, &mut self.outboxes, &mut self.device, &self.line.counters);
+        self.line.counters.port(port).rx.bytes.add(self.burst.bytes + bytes_lost);
+        self.transmit(now);
         true
     }
 
@@ -183,8 +228,31 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
         self.line.counters.steered_in.add(self.burst.packets.len() as u64);
         self.line.walk(&mut self.burst, Origin::Steered, now);
-        transmit::run(&mut self.burst, &mut self.outboxes, &mut self.device, &self.line.counters);
+        self.transmit(now);
         true
+    }
+
+    /// Hands the burst on, and after it the fragments that waited for one of it.
+    fn transmit(&mut self, now: Millis) {
+        self.transmit_burst();
+        while self.line.state.fragments.has_released() {
+            let (fragments, waiting) = (&mut self.line.state.fragments, &mut self.outboxes.waiting);
+            while !self.burst.packets.is_full()
+                && let Some(place) = fragments.next_released()
+            {
+                self.burst.packets.extend(waiting.take(place));
+            }
+            self.line.walk(&mut self.burst, Origin::Steered, now);
+            self.transmit_burst();
+        }
+    }
+
+    /// Hands the burst's packets to where their verdicts say.
+    fn transmit_burst(&mut self) {
+        let Line { state, counters, .. } = &mut self.line;
+        let identifications = &mut state.identifications;
+        let Self { burst, outboxes, device, .. } = self;
+        transmit::run(burst, outboxes, device, identifications, counters);
     }
 
     /// Sends what the kernel twin and workers without a queue have for `port`: the queue is this worker's.
@@ -200,7 +268,8 @@ impl<D: Device, C: Clock> Worker<D, C> {
         device.receive_handed_over(port, packets);
         let handed_over = packets.len();
         if handed_over > 0 {
-            transmit::send(port, packets, transmit::bytes_of(packets), device, &line.counters);
+            // Who handed them over has wrapped them.
+            transmit::send_wrapped(port, packets, transmit::bytes_of(packets), device, &line.counters);
         }
         from_twin + handed_over > 0
     }
@@ -213,18 +282,84 @@ impl<D: Device, C: Clock> Worker<D, C> {
                 std::mem::swap(place, state);
             }
         }
+        if publication.templates.is_some() {
+            std::mem::swap(&mut self.line.state.templates, &mut publication.templates);
+        }
+        self.line.state.stations.set_mtus(&self.line.rules.ports);
+        self.line.state.identifications.share_among(self.line.rules.worker_count);
         self.line.counters.revision.set(self.line.rules.revision);
+        if self.line.rules.fates_set_at != publication.ruleset.fates_set_at {
+            self.walks.start_purge();
+        }
         // There is room: control empties this queue before it publishes.
         let _ = self.queue.retired.push(publication);
     }
 
+    /// Goes on with the walks over the table; whether one moved.
+    fn walk(&mut self, now: Millis) -> bool {
+        if self.walks.is_idle() {
+            return false;
+        }
+        let mut removals = Removals::new();
+        let Line { rules, state, counters, .. } = &mut self.line;
+        let moved = self.walks.turn(&mut state.table, rules, now, &mut removals);
+        for removal in &removals {
+            match removal.cause {
+                Cause::Deleted => counters.deleted.add(1),
+                Cause::Fate(_) => counters.purged.add(1),
+            }
+            state.settle(&removal.entry, counters);
+        }
+        if removals.is_empty() {
+            return moved;
+        }
+        let is_reset = |removal: &&Removal| removal.cause == Cause::Fate(Fate::Reset);
+        self.tell(
+            removals.iter().filter(is_reset).map(|removal| (&removal.entry, removal.back.as_ref())),
+            now,
+        );
+        moved
+    }
+
+    /// Tells both ends of each connection that it is forgotten.
+    fn tell<'e>(&mut self, forgotten: impl Iterator<Item = (&'e Entry, Option<&'e Entry>)>, now: Millis) {
+        let Line { rules, state: LineState { stations, reply_limits: limits, .. }, counters, .. } =
+            &mut self.line;
+        let (outboxes, device) = (&mut self.outboxes, &mut self.device);
+        let mut teller = Teller { rules, stations, limits, counters, outboxes, device, now };
+        for (entry, back) in forgotten {
+            teller.tell(entry, back);
+        }
+        teller.finish();
+    }
+
     fn sweep(&mut self, now: Millis) {
-        let mut expired = Expired::new();
-        self.hand.sweep(&mut self.line.state.table, now, &mut expired);
-        for entry in &expired {
-            self.line.counters.expired.add(1);
+        let mut swept = Swept::default();
+        self.hand.sweep(&mut self.line.state.table, now, &mut swept);
+        self.line.counters.expired.add(swept.expired.len() as u64);
+        self.line.counters.evicted.add(swept.evicted.len() as u64);
+        for entry in swept.expired.iter().chain(&swept.evicted) {
             self.line.state.settle(entry, &self.line.counters);
         }
+        if !swept.to_tell.is_empty() {
+            self.tell(swept.to_tell.iter().map(|(entry, back)| (entry, back.as_ref())), now);
+        }
+        if let Some(templates) = &mut self.line.state.templates {
+            templates.sweep(now);
+            self.line.counters.templates_used.set(u64::from(templates.used()));
+        }
         self.line.counters.table_used.set(u64::from(self.line.state.table.used()));
+        self.forget_fragments(now);
+    }
+
+    /// Drops the fragments that waited in vain.
+    fn forget_fragments(&mut self, now: Millis) {
+        let Line { state: LineState { fragments, .. }, counters, .. } = &mut self.line;
+        fragments.sweep(now);
+        while let Some(place) = fragments.next_refused() {
+            drop(self.outboxes.waiting.take(place));
+            counters.dropped(DropReason::FragmentTimeout).add(1);
+        }
+        counters.fragments_waiting.set(fragments.waiting().into());
     }
 }

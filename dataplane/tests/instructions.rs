@@ -1,5 +1,6 @@
 //! Instructions a packet are the same for 64 and for 1,500 bytes: no byte of payload is touched. Counted by
 //! callgrind on `examples/walk.rs`; two runs of different length are subtracted, so that set-up cancels out.
+//! And what the flow table does costs the same whatever its fill: counted on `examples/scale`.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,41 +11,49 @@ const BURSTS: u64 = 200;
 const FLOWS: u64 = 256;
 const BURST_LEN: u64 = 32;
 
-/// The example, built if need be (cargo builds examples for `cargo test`, but not for `cargo test --test`).
-fn walk() -> PathBuf {
+/// An example, built if need be (cargo builds examples for `cargo test`, but not for `cargo test --test`).
+fn example(name: &str) -> PathBuf {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "walk", "--manifest-path"])
+        .args(["build", "--quiet", "--example", name, "--manifest-path"])
         .arg(manifest)
         .args(if cfg!(debug_assertions) { None } else { Some("--release") })
         .status()
         .expect("cargo runs");
-    assert!(status.success(), "examples/walk.rs does not build");
+    assert!(status.success(), "the example {name} does not build");
     // This test is TARGET/PROFILE/deps/instructions-HASH.
     let test = std::env::current_exe().expect("the test has a path");
-    test.ancestors().nth(2).expect("it lies in deps").join("examples/walk")
+    test.ancestors().nth(2).expect("it lies in deps").join("examples").join(name)
 }
 
-/// Instructions of a whole run.
-fn instructions(walk: &Path, mode: &str, frame_len: usize, bursts: u64) -> u64 {
-    let out = std::env::temp_dir().join(format!("walk-{}-{mode}-{frame_len}-{bursts}", std::process::id()));
+/// Instructions of a run of `example`, or of the functions that `counted` names; and what it printed.
+fn callgrind(example: &Path, counted: Option<&str>, arguments: &[&str]) -> (u64, String) {
+    let out = std::env::temp_dir().join(format!("callgrind-{}-{}", std::process::id(), arguments.join("-")));
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", &format!("--callgrind-out-file={}", out.display())])
-        .arg(walk)
-        .args([mode, &frame_len.to_string(), &FLOWS.to_string(), &bursts.to_string()])
+        .args(counted.map(|functions| format!("--toggle-collect={functions}")))
+        .arg(example)
+        .args(arguments)
         .output()
         .unwrap_or_else(|error| panic!("valgrind cannot be run ({error}): apt-get install valgrind"));
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "walk under callgrind: {}\n{stderr}", output.status);
-    let packets = format!("{} packets, 0 dropped", bursts * BURST_LEN);
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(stdout.starts_with(&packets), "not {packets}: {stdout}");
+    assert!(output.status.success(), "{arguments:?} under callgrind: {}\n{stderr}", output.status);
     let profile = std::fs::read_to_string(&out).expect("callgrind wrote its profile");
     let _ = std::fs::remove_file(&out);
     let summary = profile
         .lines()
         .find_map(|line| line.strip_prefix("summary: ").or_else(|| line.strip_prefix("totals: ")));
-    summary.and_then(|count| count.trim().parse().ok()).expect("a profile has a summary line")
+    let count = summary.and_then(|count| count.trim().parse().ok()).expect("a profile has a summary line");
+    (count, String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Instructions of a whole run of `walk`.
+fn instructions(walk: &Path, mode: &str, frame_len: usize, bursts: u64) -> u64 {
+    let arguments = [mode, &frame_len.to_string(), &FLOWS.to_string(), &bursts.to_string()];
+    let (count, stdout) = callgrind(walk, None, &arguments);
+    let packets = format!("{} packets, 0 dropped", bursts * BURST_LEN);
+    assert!(stdout.starts_with(&packets), "not {packets}: {stdout}");
+    count
 }
 
 /// Instructions of one packet, times a thousand.
@@ -55,11 +64,26 @@ fn milli_instructions_a_packet(walk: &Path, mode: &str, frame_len: usize) -> u64
 
 #[test]
 fn a_packet_of_1_500_bytes_costs_what_one_of_64_costs() {
-    let walk = walk();
+    let walk = example("walk");
     for mode in ["dr", "fullnat"] {
         let [small, large] = [64, 1_500].map(|len| milli_instructions_a_packet(&walk, mode, len));
         println!("{mode}: {small} and {large} thousandths of an instruction");
         assert!(small > 10_000, "{mode}: {small} thousandths: nothing was counted");
         assert!(small.abs_diff(large) * 100 <= small, "{mode}: {small} at 64 bytes, {large} at 1,500");
+    }
+}
+
+#[test]
+fn insert_lookup_and_removal_cost_the_same_in_a_full_table_as_in_an_empty_one() {
+    let scale = example("scale");
+    for operation in ["insert", "hit", "miss", "remove"] {
+        let [sparse, full] = ["10", "90"].map(|fill| {
+            // The functions of examples/scale/count.rs: inserts, lookups, removals.
+            callgrind(&scale, Some("scale::count::*s"), &["count", operation, fill]).0
+        });
+        println!("{operation}: {sparse} instructions at 10 %, {full} at 90 % of the places taken");
+        assert!(sparse > 10_000, "{operation}: {sparse} instructions: nothing was counted");
+        // Every tenth item lies in its second bucket then, and now and then one has to be moved for a new one.
+        assert!(full * 100 <= sparse * 130, "{operation}: {sparse} at 10 %, {full} at 90 %");
     }
 }

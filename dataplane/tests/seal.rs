@@ -1,4 +1,4 @@
-//! No allocation after start: a worker that meets hits, misses, evictions, expiry, drops, punts, steering and
+//! No allocation after start: a worker that meets hits, misses, evictions, expiry, drops, punts, steering, walks and
 //! new rules neither takes a block from the heap nor gives one back.
 
 mod common;
@@ -10,13 +10,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use cpu::Backing;
+use crossbeam::queue::ArrayQueue;
 use dataplane::counters::WorkerCounters;
 use dataplane::device::{Device, Packets, Transmitted};
 use dataplane::flow::FlowTable;
+use dataplane::flow::filter::Filter;
+use dataplane::flow::walk::{Order, Task, WalkQueue};
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
-use dataplane::packet::PacketBuf;
-use dataplane::rules::Ruleset;
+use dataplane::packet::{PacketBuf, UdpChecksum};
+use dataplane::rules::{Backend, Fate, Mode, NoFlow, Policy, Ruleset};
 use dataplane::time::{Clock, Millis};
 use dataplane::verdict::DropReason;
 use dataplane::worker::{Publication, RulesQueue, Worker};
@@ -24,7 +27,7 @@ use seal::{CountingAllocator, HeapCalls, heap_calls};
 
 use common::director::SECRET;
 use common::frames::{ACK, SYN};
-use common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, VIP, states};
+use common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, ServiceSpec, TCP, UDP, VIP, states, with_policy};
 use common::{Frame, ruleset};
 
 #[global_allocator]
@@ -32,28 +35,35 @@ static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Frames stand in the packet itself: the memory twin's stand on the heap, as mbufs do not.
 const FRAME_MAX: usize = 96;
+/// Room in front of them, for an ICMP error.
+const HEADROOM: usize = 32;
+/// A service whose backend takes no connections.
+const REFUSING: ServiceSpec =
+    ServiceSpec { protocol: UDP, l4_port: 5454, mode: Mode::Dr, scheduler: "rr", weights: &[0] };
 /// Answers on their way back to the director.
 const ANSWERS_MAX: usize = 64;
 
 #[derive(Clone)]
 struct InlinePacket {
-    frame: [u8; FRAME_MAX],
-    len: usize,
+    buffer: [u8; HEADROOM + FRAME_MAX],
+    start: usize,
+    end: usize,
     port: PortIndex,
 }
 
 impl InlinePacket {
     fn new(bytes: &[u8], port: PortIndex) -> Self {
-        let mut frame = [0; FRAME_MAX];
-        frame[..bytes.len()].copy_from_slice(bytes);
-        Self { frame, len: bytes.len(), port }
+        let mut packet =
+            Self { buffer: [0; HEADROOM + FRAME_MAX], start: HEADROOM, end: HEADROOM + bytes.len(), port };
+        packet.data_mut().copy_from_slice(bytes);
+        packet
     }
 
     /// What a backend answers: both MACs, addresses and l4_ports exchanged.
     fn answered(mut self) -> Self {
         let (mac, address, l4_port) = (0..6, 26..30, 34..36);
         for (range, width) in [(mac, 6), (address, 4), (l4_port, 2)] {
-            let (first, second) = self.frame.split_at_mut(range.end);
+            let (first, second) = self.data_mut().split_at_mut(range.end);
             first[range].swap_with_slice(&mut second[..width]);
         }
         self.port = BACK;
@@ -63,15 +73,15 @@ impl InlinePacket {
 
 impl PacketBuf for InlinePacket {
     fn data(&self) -> &[u8] {
-        &self.frame[..self.len]
+        &self.buffer[self.start..self.end]
     }
 
     fn data_mut(&mut self) -> &mut [u8] {
-        &mut self.frame[..self.len]
+        &mut self.buffer[self.start..self.end]
     }
 
     fn packet_len(&self) -> usize {
-        self.len
+        self.end - self.start
     }
 
     fn port(&self) -> PortIndex {
@@ -80,6 +90,39 @@ impl PacketBuf for InlinePacket {
 
     fn set_port(&mut self, port: PortIndex) {
         self.port = port;
+    }
+
+    fn prepend(&mut self, n: u16) -> Option<&mut [u8]> {
+        let before = self.start;
+        self.start = before.checked_sub(n.into())?;
+        self.buffer.get_mut(self.start..before)
+    }
+
+    fn trim_front(&mut self, n: u16) -> bool {
+        let fits = usize::from(n) <= self.packet_len();
+        self.start += if fits { n.into() } else { 0 };
+        fits
+    }
+
+    fn append(&mut self, n: u16) -> Option<&mut [u8]> {
+        let (before, end) = (self.end, self.end + usize::from(n));
+        let added = self.buffer.get_mut(before..end)?;
+        self.end = end;
+        Some(added)
+    }
+
+    fn gather(&mut self, _n: usize) -> bool {
+        true
+    }
+
+    fn request_udp_checksum(&mut self, _wanted: UdpChecksum) {
+        unreachable!("no port of these rules offers it");
+    }
+
+    fn truncate(&mut self, len: usize) -> bool {
+        let fits = len <= self.packet_len();
+        self.end = if fits { self.start + len } else { self.end };
+        fits
     }
 }
 
@@ -146,6 +189,10 @@ impl Device for World {
     fn punt(&mut self, _port: PortIndex, packets: &mut Packets<InlinePacket>) {
         packets.truncate(1);
     }
+
+    fn reserve(&mut self) -> Option<InlinePacket> {
+        Some(InlinePacket::new(&[], FRONT))
+    }
 }
 
 /// Every turn is a while later than the one before, and a long while when nobody sends.
@@ -172,7 +219,8 @@ fn frames() -> Vec<InlinePacket> {
             3 => Frame::udp(client, (VIP, 53)),
             4 => Frame::udp(client, (VIP, 5353)),
             5 => Frame::tcp((client.0, 4_000 + number % 400), (VIP, 8080), ACK),
-            6 => Frame::tcp(client, (VIP, 81), SYN),
+            6 if number % 16 == 6 => Frame::tcp(client, (VIP, 81), SYN),
+            6 => Frame::udp(client, (VIP, 5454)),
             _ => Frame::udp((client.0, 5), (VIP, 53)).with_ttl(1),
         };
         let bytes = frame.with_payload([1; 9]).bytes();
@@ -204,12 +252,15 @@ fn a_worker_leaves_the_heap_alone_whatever_comes() {
     let world = World { quiet: Rc::clone(&quiet), frames: frames(), next: 0, answers };
     let clock = FastClock { quiet: Rc::clone(&quiet), now_ms: 0 };
     let mut worker = Worker::new(world, clock, WorkerIndex(0), state, Arc::clone(&counters), queue.clone());
+    let walks = worker.walk_queue();
     let mut calls = HeapCalls::default();
     for revision in 1..=200 {
         // Control allocates and frees; the worker swaps.
-        let rules = Ruleset { revision, ..ruleset(2, &ONE_OF_EACH) };
-        let publication = Publication { ruleset: Arc::new(rules), states: states(ONE_OF_EACH.len()) };
+        let rules = leaving(revision);
+        let publication =
+            Publication { ruleset: Arc::new(rules), states: states(ONE_OF_EACH.len() + 1), templates: None };
         queue.publish(publication).expect("taken up within 50 turns");
+        ask_for_walks(&walks, revision);
         quiet.set(revision % 5 == 0);
         let ((), during) = heap_calls(|| {
             for _ in 0..50 {
@@ -223,6 +274,32 @@ fn a_worker_leaves_the_heap_alone_whatever_comes() {
     assert_everything_happened(&counters);
 }
 
+/// The rules of this revision: every third gives some backends a fate.
+fn leaving(revision: u64) -> Ruleset {
+    let policy = Policy { no_flow: NoFlow::Reset, ..Policy::default() };
+    let rules = with_policy(ruleset(2, &[&ONE_OF_EACH[..], &[REFUSING]].concat()), &policy);
+    let with_fate = |(slot, backend): (usize, &Backend)| match (slot as u64 + revision) % 3 {
+        0 => Backend { fate: Fate::Reset, ..*backend },
+        _ => *backend,
+    };
+    let backends = rules.backends.iter().enumerate().map(with_fate).collect();
+    Ruleset { revision, fates_set_at: revision / 3, backends, ..rules }
+}
+
+/// Orders that nobody holds on to: the worker alone must not free what they bring.
+fn ask_for_walks(walks: &WalkQueue, revision: u64) {
+    let filter =
+        Filter { protocol: Some(if revision.is_multiple_of(7) { TCP } else { UDP }), ..Filter::default() };
+    let list = Task::List(Arc::new(ArrayQueue::new(revision as usize * 2)));
+    let task = if revision.is_multiple_of(2) { list } else { Task::Delete };
+    let order = Order { task, filter, progress: Arc::default() };
+    if revision.is_multiple_of(10) {
+        order.progress.cancel();
+    }
+    // Refused where too many wait for a reader.
+    drop(walks.start(order));
+}
+
 /// A seal that nothing pressed against proves nothing.
 fn assert_everything_happened(counters: &WorkerCounters) {
     assert_eq!(counters.revision.value(), 200);
@@ -232,8 +309,12 @@ fn assert_everything_happened(counters: &WorkerCounters) {
         ("steered", &counters.steered),
         ("steered in", &counters.steered_in),
         ("punted", &counters.punted),
+        ("RSTs", &counters.resets),
+        ("ICMP errors", &counters.unreachables),
         ("evicted", &counters.evicted),
         ("expired", &counters.expired),
+        ("deleted", &counters.deleted),
+        ("purged", &counters.purged),
         ("truncated", counters.dropped(DropReason::Truncated)),
         ("TTL", counters.dropped(DropReason::TtlExpired)),
         ("refused by the slow path", counters.dropped(DropReason::SlowPathFull)),

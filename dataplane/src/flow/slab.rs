@@ -5,11 +5,11 @@
 //! FullNAT. Fresh entries are taken from the end, so the hand that sweeps stops at [`Slab::used_end`].
 
 use super::entry::Entry;
-use crate::index::{BackendIndex, EntryIndex};
+use crate::index::EntryIndex;
 
 /// End of a chain.
 const NIL: u32 = u32::MAX;
-/// `timeout_ms` of a free entry says which chain it is in.
+/// A free entry says which chain it is in.
 const IN_SINGLES: u32 = 1;
 const IN_PAIRS: u32 = 2;
 
@@ -85,7 +85,7 @@ impl Slab {
         clear(entries, index);
         let peer = index.peer().0;
         let peer_is_free =
-            entries.get(peer as usize).is_some_and(|peer| !peer.is_used() && peer.timeout_ms == IN_SINGLES);
+            entries.get(peer as usize).is_some_and(|peer| !peer.is_used() && peer.chain().2 == IN_SINGLES);
         if peer_is_free {
             unchain(entries, &mut self.singles, peer);
             chain(entries, &mut self.pairs, index.0 & !1, IN_PAIRS);
@@ -101,28 +101,31 @@ fn clear(entries: &mut [Entry], index: EntryIndex) {
     }
 }
 
-/// Puts `index` at the head of a chain: `backend` holds the next, `last_seen` the one before.
+/// Puts `index` at the head of a chain.
 fn chain(entries: &mut [Entry], head: &mut u32, index: u32, which: u32) {
     if let Some(old) = entries.get_mut(*head as usize) {
-        old.last_seen.0 = index;
+        let (next, _, which) = old.chain();
+        *old = Entry::chained(next, index, which);
     }
     if let Some(entry) = entries.get_mut(index as usize) {
-        entry.backend = BackendIndex(*head);
-        entry.last_seen.0 = NIL;
-        entry.timeout_ms = which;
+        *entry = Entry::chained(*head, NIL, which);
     }
     *head = index;
 }
 
 fn unchain(entries: &mut [Entry], head: &mut u32, index: u32) {
     let Some(entry) = entries.get_mut(index as usize) else { return };
-    let (next, before) = (entry.backend.0, entry.last_seen.0);
-    entry.timeout_ms = 0;
-    if let Some(next) = entries.get_mut(next as usize) {
-        next.last_seen.0 = before;
+    let (next, before, _) = entry.chain();
+    *entry = Entry::default();
+    if let Some(after) = entries.get_mut(next as usize) {
+        let (next, _, which) = after.chain();
+        *after = Entry::chained(next, before, which);
     }
     match entries.get_mut(before as usize) {
-        Some(before) => before.backend.0 = next,
+        Some(before) => {
+            let (_, first, which) = before.chain();
+            *before = Entry::chained(next, first, which);
+        }
         None => *head = next,
     }
 }

@@ -1,33 +1,39 @@
-//! The table: buckets of tags and indices over a slab of entries.
+//! The table: buckets of tags and indices over a slab of entries, and what gives way when there is no room.
 //!
-//! Shape: `buckets` x 64 bytes (eight 16-bit tags, eight 32-bit indices) and `capacity` x 64 bytes of
-//! entries. A key has two candidate buckets (cuckoo hashing, Pagh and Rodler 2004; the second follows from
-//! the first and the tag, so an item moves without its key: Fan et al., "Cuckoo Filter", 2014). Inserting
-//! prefers the first, then the second, then moves one or two items out of the way: work is bounded. Eight
-//! items a bucket; when every entry is in use, 90 % of the items are.
+//! Shape: `Buckets`, and 64 bytes an entry. Open connections may take as many entries as were asked for; one
+//! thirty-second more is there for half-open ones, so that a table full of open connections still lets clients in.
 //!
-//! When there is no room, connections that never opened go first, then the idlest within reach of a clock
-//! hand; one that moved within `IDLE_MIN_MS` is never evicted for a newcomer.
+//! * A SYN costs its sender nothing, so it never takes an open connection's entry: where none is free it takes that of
+//!   another half-open connection, and a flood of SYNs contends with itself alone.
+//! * A connection that opens while others hold all that is there for open ones takes of the reserve, and the hand
+//!   that sweeps ([`super::expiry`]) evicts idle ones between the bursts.
+//! * Any other newcomer (a datagram) evicts the idlest connection within reach of a second hand at once.
+//!
+//! What saw a packet within `IDLE_MIN_MS` is not evicted: then the newcomer is refused.
 
 use std::io;
 
 use arrayvec::ArrayVec;
-use cpu::{Backing, HugeSlice, match_tags, prefetch_read, prefetch_write};
+use cpu::{Backing, HugeSlice, prefetch_write};
 
+use super::buckets::Buckets;
 use super::entry::Entry;
+use super::half_open::HalfOpen;
 use super::key::{FlowHash, FlowKey, HashSecret};
 use super::slab::Slab;
+use super::tcp_state::TcpState;
 use crate::index::EntryIndex;
 use crate::time::Millis;
 
-/// Items in a bucket: as many 16-bit tags as one 128-bit compare takes.
-const BUCKET_ITEMS: usize = 8;
-/// Items moved for one insertion at most.
-const MOVES_MAX: u32 = 2;
-/// Entries looked at for one eviction.
-const EVICTION_REACH: u32 = 64;
+/// What is there for half-open connections beyond the entries asked for: one in so many. A larger reserve gives them
+/// longer to open under a flood, and costs every connection bytes.
+const RESERVE_DIVISOR: u32 = 32;
+/// Entries looked at for the idlest.
+const EVICTION_REACH: u32 = 16;
+/// How often that is tried for one newcomer, where all in reach are busy or half-open.
+const REACHES: u32 = 4;
 /// A connection that saw a packet this recently is not evicted for a new one.
-const IDLE_MIN_MS: u32 = 1_000;
+pub(super) const IDLE_MIN_MS: u32 = 1_000;
 /// Connections one newcomer may push out: one for its local port, two for its entries, and one a bucket.
 const EVICTED_MAX: usize = 5;
 
@@ -38,48 +44,48 @@ pub type Evicted = ArrayVec<Entry, EVICTED_MAX>;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableFull;
 
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-struct Bucket {
-    /// 0 is a free place.
-    tags: [u16; BUCKET_ITEMS],
-    entries: [EntryIndex; BUCKET_ITEMS],
-    spare: [u32; 4],
-}
-
-const _: () = assert!(size_of::<Bucket>() == 64 && align_of::<Bucket>() == 64);
-
-const EMPTY: Bucket =
-    Bucket { tags: [0; BUCKET_ITEMS], entries: [EntryIndex::NONE; BUCKET_ITEMS], spare: [0; 4] };
-
 /// The flow table of one worker.
 pub struct FlowTable {
-    buckets: HugeSlice<Bucket>,
+    buckets: Buckets,
     entries: HugeSlice<Entry>,
     slab: Slab,
+    half_open: HalfOpen,
+    /// Entries that half-open connections take.
+    half_open_entries: u32,
+    /// Where the next idle connection to give way at once is looked for.
+    idle_hand: u32,
+    /// Entries that open connections may take.
+    capacity: u32,
     secret: HashSecret,
-    clock: u32,
     moved: u64,
 }
 
 impl FlowTable {
-    /// A table for `capacity` entries (a DR connection takes one, a FullNAT connection two), all memory
-    /// taken and touched now.
+    /// A table for `capacity` entries of open connections (a DR connection takes one, a FullNAT connection two), all
+    /// memory taken and touched now.
     ///
     /// # Errors
     /// When the memory cannot be had as `backing` asks.
     pub fn new(capacity: u32, backing: Backing, secret: HashSecret) -> io::Result<Self> {
         let capacity = capacity.next_multiple_of(2).max(2);
-        // Nine slots out of ten used when every entry is.
-        let bucket_count = (capacity as usize * 10).div_ceil(9 * BUCKET_ITEMS).max(2);
+        let entry_count = entries_for(capacity);
         Ok(Self {
-            buckets: HugeSlice::filled(bucket_count, EMPTY, backing)?,
-            entries: HugeSlice::filled(capacity as usize, Entry::default(), backing)?,
-            slab: Slab::new(capacity),
+            buckets: Buckets::new(entry_count as usize, backing)?,
+            entries: HugeSlice::filled(entry_count as usize, Entry::default(), backing)?,
+            slab: Slab::new(entry_count),
+            half_open: HalfOpen::new(entry_count, backing)?,
+            half_open_entries: 0,
+            idle_hand: 0,
+            capacity,
             secret,
-            clock: 0,
             moved: 0,
         })
+    }
+
+    /// The memory of a table for `capacity` entries of open connections, in bytes.
+    pub const fn bytes_for(capacity: u32) -> usize {
+        let entries = entries_for(capacity) as usize;
+        entries * size_of::<Entry>() + Buckets::bytes_for(entries) + HalfOpen::bytes_for(entries)
     }
 
     /// Entries in use.
@@ -92,9 +98,29 @@ impl FlowTable {
         self.moved
     }
 
-    /// Entries there are.
+    /// Entries that open connections may take.
     pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// Entries there are: `capacity`, and the reserve for half-open connections.
+    pub fn entry_count(&self) -> u32 {
         self.entries.len() as u32
+    }
+
+    /// Entries that half-open connections take.
+    pub fn half_open(&self) -> u32 {
+        self.half_open_entries
+    }
+
+    /// Entries that open connections take beyond their part: so many have to be evicted between bursts.
+    pub(super) fn excess(&self) -> u32 {
+        self.open().saturating_sub(self.capacity)
+    }
+
+    /// Entries that open connections take.
+    fn open(&self) -> u32 {
+        self.slab.used() - self.half_open_entries
     }
 
     /// No entry at or after this index was ever used.
@@ -116,25 +142,14 @@ impl FlowTable {
     /// Brings the first bucket of `hash` towards the cache.
     #[inline(always)]
     pub fn prefetch(&self, hash: FlowHash) {
-        if let Some(bucket) = self.buckets.get(self.first_bucket(hash)) {
-            prefetch_read(bucket);
-        }
+        self.buckets.prefetch(hash);
     }
 
     /// The entry that probably holds `hash`, by its tag in the first bucket alone; its line is on the way
     /// to the cache when this returns. [`Self::confirm`] tells for sure.
     #[inline(always)]
     pub fn candidate(&self, hash: FlowHash) -> EntryIndex {
-        let first = self.first_bucket(hash);
-        let Some(bucket) = self.buckets.get(first) else { return EntryIndex::NONE };
-        let matches = match_tags(&bucket.tags, tag_of(hash));
-        if matches == 0 {
-            if let Some(second) = self.buckets.get(self.other_bucket(first, tag_of(hash))) {
-                prefetch_read(second);
-            }
-            return EntryIndex::NONE;
-        }
-        let index = bucket.entries[matches.trailing_zeros() as usize % BUCKET_ITEMS];
+        let index = self.buckets.candidate(hash);
         if let Some(entry) = self.entries.get(index.as_usize()) {
             prefetch_write(entry);
         }
@@ -145,7 +160,7 @@ impl FlowTable {
     #[inline(always)]
     pub fn confirm(&self, candidate: EntryIndex, hash: FlowHash, key: &FlowKey) -> EntryIndex {
         match self.entries.get(candidate.as_usize()) {
-            Some(entry) if entry.key == *key => candidate,
+            Some(entry) if entry.has_key(key) => candidate,
             _ => self.find(hash, key),
         }
     }
@@ -153,19 +168,9 @@ impl FlowTable {
     /// The entry of `key`, or [`EntryIndex::NONE`]: both buckets, every tag that matches.
     #[inline(never)]
     pub fn find(&self, hash: FlowHash, key: &FlowKey) -> EntryIndex {
-        let first = self.first_bucket(hash);
-        for place in [first, self.other_bucket(first, tag_of(hash))] {
-            let Some(bucket) = self.buckets.get(place) else { continue };
-            let mut matches = match_tags(&bucket.tags, tag_of(hash));
-            while matches != 0 {
-                let index = bucket.entries[matches.trailing_zeros() as usize % BUCKET_ITEMS];
-                if self.entries.get(index.as_usize()).is_some_and(|entry| entry.key == *key) {
-                    return index;
-                }
-                matches &= matches - 1;
-            }
-        }
-        EntryIndex::NONE
+        let has_key =
+            |index: EntryIndex| self.entries.get(index.as_usize()).is_some_and(|entry| entry.has_key(key));
+        self.buckets.find(hash, has_key)
     }
 
     /// The entry that lookup or admit told, without asking whether it is in use.
@@ -180,10 +185,40 @@ impl FlowTable {
         self.entries.get(index.as_usize()).filter(|entry| entry.is_used())
     }
 
-    /// An entry in use, to change; key and hash must stay.
+    /// An entry in use, to change; key and hash must stay, and the state is changed by [`Self::set_state`].
     #[inline(always)]
     pub fn entry_mut(&mut self, index: EntryIndex) -> Option<&mut Entry> {
         self.entries.get_mut(index.as_usize()).filter(|entry| entry.is_used())
+    }
+
+    /// Moves the connection of `index` to `state`, in both entries of a pair; from now on it is forgotten after
+    /// `timeout_ms` without a packet.
+    pub fn set_state(&mut self, index: EntryIndex, state: TcpState, timeout_ms: u32) {
+        let Some((before, paired)) = self.entry(index).map(|entry| (entry.state, entry.is_paired())) else {
+            return;
+        };
+        let first = if paired { EntryIndex(index.0 & !1) } else { index };
+        for index in [first, if paired { first.peer() } else { first }] {
+            if let Some(entry) = self.entry_mut(index) {
+                entry.state = state;
+                entry.set_timeout_ms(timeout_ms);
+                entry.watch = entry.watch.in_state(state);
+            }
+        }
+        if before.is_half_open() != state.is_half_open() {
+            self.note_half_open(first, paired, state.is_half_open());
+        }
+    }
+
+    /// Notes that the connection at `first` is half-open, or is no longer.
+    fn note_half_open(&mut self, first: EntryIndex, paired: bool, is_half_open: bool) {
+        let entries = if paired { 2 } else { 1 };
+        if is_half_open {
+            self.half_open.insert(first);
+            self.half_open_entries += entries;
+        } else if self.half_open.remove(first).is_some() {
+            self.half_open_entries -= entries;
+        }
     }
 
     /// Adds a one-way connection. Its key must not be in the table.
@@ -197,13 +232,15 @@ impl FlowTable {
         evicted: &mut Evicted,
     ) -> Result<EntryIndex, TableFull> {
         debug_assert!(entry.is_used() && !entry.is_paired());
-        if self.slab.used() == self.capacity() {
-            self.evict_by_clock(now, evicted)?;
-        }
+        self.make_way(1, entry.state, now, evicted)?;
         let index = self.slab.take_single(&mut self.entries).ok_or(TableFull)?;
-        if self.fill(index, entry, now, evicted).is_err() {
+        let hash = self.hash(&entry.key());
+        if self.fill(index, entry, hash, now, evicted).is_err() {
             self.slab.give_single(&mut self.entries, index);
             return Err(TableFull);
+        }
+        if entry.state.is_half_open() {
+            self.note_half_open(index, false, true);
         }
         Ok(index)
     }
@@ -221,45 +258,43 @@ impl FlowTable {
         evicted: &mut Evicted,
     ) -> Result<EntryIndex, TableFull> {
         debug_assert!(forward.is_paired() && back.is_paired());
-        let index = self.take_pair(now, evicted)?;
-        if self.fill(index, forward, now, evicted).is_err() {
+        self.make_way(2, forward.state, now, evicted)?;
+        let index = self.take_pair().ok_or(TableFull)?;
+        let (forward_hash, back_hash) = (self.hash(&forward.key()), self.hash(&back.key()));
+        if self.fill(index, forward, forward_hash, now, evicted).is_err() {
             self.slab.give_pair(&mut self.entries, index);
             return Err(TableFull);
         }
-        if self.fill(index.peer(), back, now, evicted).is_err() {
-            self.unlink(index);
+        if self.fill(index.peer(), back, back_hash, now, evicted).is_err() {
+            self.buckets.take_out(forward_hash, index);
             self.slab.give_pair(&mut self.entries, index);
             return Err(TableFull);
+        }
+        if forward.state.is_half_open() {
+            self.note_half_open(index, true, true);
         }
         Ok(index)
     }
 
-    /// Two entries side by side. Where only scattered single ones are free, a one-way connection moves from one to
-    /// another; where not even two are, connections are evicted for them.
-    fn take_pair(&mut self, now: Millis, evicted: &mut Evicted) -> Result<EntryIndex, TableFull> {
-        // Each eviction frees an entry or two: after two there are two.
-        for _ in 0..=2 {
-            if let Some(index) = self.slab.take_pair(&mut self.entries) {
-                return Ok(index);
-            }
-            if self.capacity() - self.slab.used() >= 2 {
-                return self.make_pair().ok_or(TableFull);
-            }
-            self.evict_by_clock(now, evicted)?;
-        }
-        Err(TableFull)
+    /// Two of the entries that [`Self::make_way`] found free, side by side: where there are only scattered single ones, a
+    /// one-way connection moves from one to another.
+    fn take_pair(&mut self) -> Option<EntryIndex> {
+        self.slab.take_pair(&mut self.entries).or_else(|| self.make_pair())
     }
 
-    /// Makes a pair of two free single entries: the one-way connection beside the first moves to the second.
+    /// Makes a pair of two free single entries: the one-way connection beside the one moves to the other.
+    ///
+    /// It moves up, always: of two holes in different pairs the neighbour of the lower one moves to the higher one. So
+    /// whoever goes through the table from the bottom up ([`super::walk`]) misses no connection.
     fn make_pair(&mut self) -> Option<EntryIndex> {
-        let hole = self.slab.take_single(&mut self.entries)?;
-        let target = self.slab.take_single(&mut self.entries)?;
+        let one = self.slab.take_single(&mut self.entries)?;
+        let other = self.slab.take_single(&mut self.entries)?;
+        let (hole, target) = (one.min(other), one.max(other));
         let moving = *self.entry(hole.peer())?;
-        debug_assert!(!moving.is_paired());
+        debug_assert!(!moving.is_paired() && hole.peer() < target);
         self.moved += 1;
-        if let Some(item) = self.item_mut(moving.hash, hole.peer()) {
-            *item = target;
-        }
+        self.buckets.rename(self.hash(&moving.key()), hole.peer(), target);
+        self.half_open.rename(hole.peer(), target);
         if let Some(line) = self.entries.get_mut(target.as_usize()) {
             *line = moving;
         }
@@ -269,33 +304,34 @@ impl FlowTable {
         Some(EntryIndex(hole.0 & !1))
     }
 
-    /// The place in a bucket that names `index`, an entry with this hash.
-    fn item_mut(&mut self, hash: FlowHash, index: EntryIndex) -> Option<&mut EntryIndex> {
-        let first = self.first_bucket(hash);
-        let places = [first, self.other_bucket(first, tag_of(hash))];
-        let names =
-            |bucket: &Bucket, item: usize| bucket.tags[item] == tag_of(hash) && bucket.entries[item] == index;
-        let (place, item) = places.into_iter().find_map(|place| {
-            let bucket = self.buckets.get(place)?;
-            (0..BUCKET_ITEMS).find(|item| names(bucket, *item)).map(|item| (place, item))
-        })?;
-        self.buckets.get_mut(place)?.entries.get_mut(item)
-    }
-
     /// Forgets the connection that `index` belongs to; returns its first entry as it was.
     pub fn remove(&mut self, index: EntryIndex) -> Option<Entry> {
         let paired = self.entry(index)?.is_paired();
         let first = if paired { EntryIndex(index.0 & !1) } else { index };
         let entry = *self.entry(first)?;
         self.moved += 1;
-        self.unlink(first);
+        if entry.state.is_half_open() {
+            self.note_half_open(first, paired, false);
+        }
+        self.buckets.take_out(self.hash(&entry.key()), first);
         if paired {
-            self.unlink(first.peer());
+            if let Some(back) = self.entry(first.peer()).map(|back| self.hash(&back.key())) {
+                self.buckets.take_out(back, first.peer());
+            }
             self.slab.give_pair(&mut self.entries, first);
         } else {
             self.slab.give_single(&mut self.entries, first);
         }
         Some(entry)
+    }
+
+    /// Brings what [`Self::remove`] will touch towards the cache.
+    pub(super) fn prefetch_removal(&self, index: EntryIndex) {
+        let Some(entry) = self.entry(index) else { return };
+        self.buckets.prefetch(self.hash(&entry.key()));
+        if let Some(peer) = self.entry(index.peer()).filter(|_| entry.is_paired()) {
+            self.buckets.prefetch(self.hash(&peer.key()));
+        }
     }
 
     /// When the last packet of the connection passed, either way.
@@ -307,32 +343,20 @@ impl FlowTable {
         }
     }
 
-    #[inline(always)]
-    fn first_bucket(&self, hash: FlowHash) -> usize {
-        scale(hash.0, self.buckets.len())
-    }
-
-    /// The other candidate of an item with `tag` that is in `bucket`: its own inverse.
-    #[inline(always)]
-    fn other_bucket(&self, bucket: usize, tag: u16) -> usize {
-        // 0x9E3779B1: the golden ratio's multiplier spreads 16 bits over 32 (Knuth, TAOCP 6.4).
-        let sum = scale(u32::from(tag).wrapping_mul(0x9e37_79b1), self.buckets.len());
-        if sum >= bucket { sum - bucket } else { sum + self.buckets.len() - bucket }
-    }
-
     /// Writes `entry` to its line and its item to a bucket.
     fn fill(
         &mut self,
         index: EntryIndex,
         entry: Entry,
+        hash: FlowHash,
         now: Millis,
         evicted: &mut Evicted,
     ) -> Result<(), TableFull> {
-        if !self.place(entry.hash, index) {
+        if !self.buckets.place(hash, index) {
             // The pair's other flow may have just taken its place here: it must not go for this one.
             let spared = if entry.is_paired() { index.peer() } else { EntryIndex::NONE };
-            self.evict_from_buckets(entry.hash, spared, now, evicted)?;
-            if !self.place(entry.hash, index) {
+            self.evict_from_buckets((&entry, hash), spared, now, evicted)?;
+            if !self.buckets.place(hash, index) {
                 return Err(TableFull);
             }
         }
@@ -342,114 +366,68 @@ impl FlowTable {
         Ok(())
     }
 
-    fn place(&mut self, hash: FlowHash, index: EntryIndex) -> bool {
-        let tag = tag_of(hash);
-        let first = self.first_bucket(hash);
-        let second = self.other_bucket(first, tag);
-        self.put(first, tag, index) || self.put(second, tag, index) || {
-            [first, second]
-                .into_iter()
-                .any(|bucket| self.make_room(bucket, MOVES_MAX) && self.put(bucket, tag, index))
+    /// Sees to it that `needed` entries are free for a newcomer in this state, by evictions if need be.
+    fn make_way(
+        &mut self,
+        needed: u32,
+        newcomer: TcpState,
+        now: Millis,
+        evicted: &mut Evicted,
+    ) -> Result<(), TableFull> {
+        let is_half_open = newcomer.is_half_open();
+        // Each eviction frees an entry or two: after two there are two.
+        for _ in 0..=2 {
+            let victim = if !is_half_open && self.open() + needed > self.capacity {
+                self.idlest_in_reach(now)
+            } else if self.entry_count() - self.slab.used() < needed {
+                self.half_open.oldest()
+            } else {
+                return Ok(());
+            };
+            evicted.extend(self.remove(victim.ok_or(TableFull)?));
         }
+        Err(TableFull)
     }
 
-    /// Takes a free place of `bucket`, if there is one.
-    fn put(&mut self, bucket: usize, tag: u16, index: EntryIndex) -> bool {
-        let Some(bucket) = self.buckets.get_mut(bucket) else { return false };
-        let free = match_tags(&bucket.tags, 0);
-        if free == 0 {
-            return false;
-        }
-        let place = free.trailing_zeros() as usize % BUCKET_ITEMS;
-        bucket.tags[place] = tag;
-        bucket.entries[place] = index;
-        true
+    /// The idlest connection among the next entries under the hand; where all of them are busy, or half-open, among those
+    /// after them.
+    fn idlest_in_reach(&mut self, now: Millis) -> Option<EntryIndex> {
+        (0..REACHES).find_map(|_| {
+            let (end, start) = (self.used_end(), self.idle_hand);
+            let reach = EVICTION_REACH.min(end);
+            self.idle_hand = (start + reach).checked_rem(end)?;
+            self.idlest((0..reach).map(|step| EntryIndex((start + step) % end)), now)
+        })
     }
 
-    /// Moves one item of a full bucket to its other bucket, making room there first if need be, `depth`
-    /// buckets deep: at depth 2, 8 + 64 buckets are looked at for each of the two candidates in the worst case,
-    /// which only the fullest tables meet.
-    fn make_room(&mut self, bucket: usize, depth: u32) -> bool {
-        let Some(&Bucket { tags, entries, .. }) = self.buckets.get(bucket) else { return false };
-        for place in 0..BUCKET_ITEMS {
-            let other = self.other_bucket(bucket, tags[place]);
-            if other != bucket && self.put(other, tags[place], entries[place]) {
-                self.vacate(bucket, place);
-                return true;
-            }
-        }
-        depth > 1
-            && (0..BUCKET_ITEMS).any(|place| {
-                let other = self.other_bucket(bucket, tags[place]);
-                let moved = other != bucket
-                    && self.make_room(other, depth - 1)
-                    && self.put(other, tags[place], entries[place]);
-                if moved {
-                    self.vacate(bucket, place);
-                }
-                moved
-            })
-    }
-
-    fn vacate(&mut self, bucket: usize, place: usize) {
-        if let Some(tag) = self.buckets.get_mut(bucket).and_then(|bucket| bucket.tags.get_mut(place)) {
-            *tag = 0;
-        }
-    }
-
-    /// Takes the item of an entry out of its bucket.
-    fn unlink(&mut self, index: EntryIndex) {
-        let Some(entry) = self.entries.get(index.as_usize()) else { return };
-        let tag = tag_of(entry.hash);
-        let first = self.first_bucket(entry.hash);
-        for place in [first, self.other_bucket(first, tag)] {
-            let Some(bucket) = self.buckets.get_mut(place) else { continue };
-            for item in 0..BUCKET_ITEMS {
-                if bucket.tags[item] == tag && bucket.entries[item] == index {
-                    bucket.tags[item] = 0;
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Evicts one connection among the next entries under the clock hand.
-    fn evict_by_clock(&mut self, now: Millis, evicted: &mut Evicted) -> Result<(), TableFull> {
-        let reach = EVICTION_REACH.min(self.capacity());
-        let start = self.clock;
-        self.clock = (start + reach) % self.capacity();
-        let within_reach = (0..reach).map(|step| EntryIndex((start + step) % self.capacity()));
-        let victim = self.choose_victim(within_reach, now).ok_or(TableFull)?;
-        evicted.extend(self.remove(victim));
-        Ok(())
-    }
-
-    /// Evicts one connection that has an item in either bucket of `hash`, but not that of `spared`.
+    /// Evicts one connection that has an item in either bucket of `newcomer`, but not that of `spared`.
     fn evict_from_buckets(
         &mut self,
-        hash: FlowHash,
+        (newcomer, hash): (&Entry, FlowHash),
         spared: EntryIndex,
         now: Millis,
         evicted: &mut Evicted,
     ) -> Result<(), TableFull> {
-        let first = self.first_bucket(hash);
-        let places = [first, self.other_bucket(first, tag_of(hash))];
-        let items = places
-            .map(|place| self.buckets.get(place).map_or([EntryIndex::NONE; 8], |bucket| bucket.entries));
-        let others = items.into_iter().flatten().filter(|item| *item != spared);
-        let victim = self.choose_victim(others, now).ok_or(TableFull)?;
-        evicted.extend(self.remove(victim));
+        let around = self.buckets.around(hash);
+        let others = || around.into_iter().filter(|index| *index != spared);
+        let is_half_open =
+            |index: &EntryIndex| self.entry(*index).is_some_and(|entry| entry.state.is_half_open());
+        let victim = match others().find(is_half_open) {
+            None if newcomer.state.is_half_open() => None,
+            None => self.idlest(others(), now),
+            half_open => half_open,
+        };
+        evicted.extend(self.remove(victim.ok_or(TableFull)?));
         Ok(())
     }
 
-    /// The first half-open connection, else the idlest that was idle long enough.
-    fn choose_victim(&self, among: impl Iterator<Item = EntryIndex>, now: Millis) -> Option<EntryIndex> {
+    /// The idlest open connection of those that were idle long enough.
+    fn idlest(&self, among: impl Iterator<Item = EntryIndex>, now: Millis) -> Option<EntryIndex> {
         let mut idlest = None;
         let mut idle_ms = IDLE_MIN_MS;
         for index in among {
-            let Some(entry) = self.entry(index) else { continue };
-            if entry.state.is_half_open() {
-                return Some(index);
+            if self.entry(index).is_none_or(|entry| entry.state.is_half_open()) {
+                continue;
             }
             let since_ms = now.since(self.last_seen(index));
             if since_ms >= idle_ms {
@@ -460,16 +438,9 @@ impl FlowTable {
     }
 }
 
-/// `hash` scaled to `0..len` by its high bits (Lemire, "Fast random integer generation in an interval", 2019).
-#[inline(always)]
-fn scale(hash: u32, len: usize) -> usize {
-    ((u64::from(hash) * len as u64) >> 32) as usize
-}
-
-/// The tag of a hash: its low bits, which choose no bucket in a table below 2^16 buckets. Never 0.
-#[inline(always)]
-fn tag_of(hash: FlowHash) -> u16 {
-    (hash.0 as u16).max(1)
+/// Entries of a table for `capacity` entries of open connections: those and the reserve, an even number.
+const fn entries_for(capacity: u32) -> u32 {
+    capacity.saturating_add(capacity / RESERVE_DIVISOR).saturating_add(1) & !1
 }
 
 #[cfg(test)]
@@ -482,21 +453,19 @@ mod tests {
     use super::*;
     use crate::flow::Rewrite;
     use crate::flow::tcp_state::TcpState;
-    use crate::wire::{AddressPair, PortPair};
+    use crate::index::BackendIndex;
 
     const SECRET: HashSecret = HashSecret::new([0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210]);
 
     fn key(number: u32) -> FlowKey {
-        FlowKey {
-            addresses: AddressPair::new(Ipv4Addr::from(0x0a00_0000 + number), Ipv4Addr::new(203, 0, 113, 1)),
-            ports: PortPair::new(number as u16, 80),
-            protocol: 6,
-        }
+        let client = Ipv4Addr::from(0x0a00_0000 + number);
+        FlowKey::new((client, number as u16), (Ipv4Addr::new(203, 0, 113, 1), 80), 6)
     }
 
-    fn entry(table: &FlowTable, number: u32, rewrite: Rewrite, state: TcpState, seen: Millis) -> Entry {
-        let key = key(number);
-        Entry { key, hash: table.hash(&key), rewrite, state, last_seen: seen, ..Entry::default() }
+    fn entry(number: u32, rewrite: Rewrite, state: TcpState, seen: Millis) -> Entry {
+        let mut entry = Entry::new(&key(number), rewrite, BackendIndex(0));
+        (entry.state, entry.last_seen) = (state, seen);
+        entry
     }
 
     fn lookup(table: &FlowTable, number: u32) -> EntryIndex {
@@ -512,7 +481,7 @@ mod tests {
         let mut table = FlowTable::new(100_000, Backing::Plain, SECRET).unwrap();
         let mut evicted = Evicted::new();
         for number in 0..100_000 {
-            let entry = entry(&table, number, Rewrite::Dr, TcpState::Established, Millis(0));
+            let entry = entry(number, Rewrite::Dr, TcpState::Established, Millis(0));
             table.insert(entry, Millis(0), &mut evicted).unwrap_or_else(|_| panic!("full at {number}"));
         }
         assert!(evicted.is_empty());
@@ -521,35 +490,60 @@ mod tests {
         assert!((100_000..200_000).all(|number| lookup(&table, number) == EntryIndex::NONE));
     }
 
+    /// A table without a free entry: open connections but for these, which are half-open, and the reserve.
+    fn full(capacity: u32, half_open: &[u32], seen: impl Fn(u32) -> Millis) -> FlowTable {
+        let mut table = FlowTable::new(capacity, Backing::Plain, SECRET).unwrap();
+        for number in 0..table.entry_count() {
+            let entry = entry(number, Rewrite::Dr, TcpState::SynRecv, seen(number));
+            let index = table.insert(entry, seen(number), &mut Evicted::new()).unwrap();
+            if !half_open.contains(&number) {
+                table.set_state(index, TcpState::Established, 900_000);
+            }
+        }
+        table
+    }
+
     #[test]
     fn a_full_table_evicts_half_open_connections_first_then_the_idlest_and_never_a_busy_one() {
-        let mut table = FlowTable::new(64, Backing::Plain, SECRET).unwrap();
-        let mut evicted = Evicted::new();
-        for number in 0..64 {
-            let state = if number == 40 { TcpState::SynRecv } else { TcpState::Established };
-            let seen = Millis(if number == 7 { 1_000 } else { 9_500 });
-            let entry = entry(&table, number, Rewrite::Dr, state, seen);
-            table.insert(entry, seen, &mut evicted).unwrap();
-        }
-        let now = Millis(10_000);
+        let mut table = full(64, &[40, 50, 60], |number| Millis(if number == 7 { 1_000 } else { 9_500 }));
+        let (now, mut evicted) = (Millis(10_000), Evicted::new());
         for (newcomer, gone) in [(100, 40), (101, 7)] {
-            let entry = entry(&table, newcomer, Rewrite::Dr, TcpState::Established, now);
+            let entry = entry(newcomer, Rewrite::Dr, TcpState::Established, now);
             table.insert(entry, now, &mut evicted).unwrap();
-            assert_eq!(evicted.pop().map(|entry| entry.key), Some(key(gone)));
+            assert_eq!(evicted.pop().map(|entry| entry.key()), Some(key(gone)));
             assert_eq!(lookup(&table, gone), EntryIndex::NONE);
         }
-        let entry = entry(&table, 102, Rewrite::Dr, TcpState::SynRecv, now);
+        let entry = entry(102, Rewrite::Dr, TcpState::Established, now);
         assert_eq!(table.insert(entry, now, &mut evicted), Err(TableFull));
-        assert_eq!(table.used(), 64);
+        assert_eq!(table.used(), table.entry_count());
+    }
+
+    #[test]
+    fn a_syn_evicts_the_oldest_syn_and_never_an_open_connection_however_idle() {
+        let mut table = full(1_000, &[17, 400, 800], |_| Millis(0));
+        let (now, mut evicted) = (Millis(800_000), Evicted::new());
+        let mut expected = std::collections::VecDeque::from([17, 400, 800]);
+        for newcomer in 2_000..3_000 {
+            let entry = entry(newcomer, Rewrite::Dr, TcpState::SynRecv, now);
+            table.insert(entry, now, &mut evicted).unwrap();
+            assert_eq!(evicted.pop().map(|entry| entry.key()), expected.pop_front().map(key));
+            expected.push_back(newcomer);
+        }
+        // They open: now there is nothing left that a SYN may take.
+        for number in expected {
+            let index = lookup(&table, number);
+            table.set_state(index, TcpState::Established, 900_000);
+        }
+        assert_eq!(table.half_open(), 0);
+        let entry = entry(9_000, Rewrite::Dr, TcpState::SynRecv, now);
+        assert_eq!(table.insert(entry, now, &mut evicted), Err(TableFull));
+        assert_eq!(table.excess(), table.entry_count() - table.capacity());
     }
 
     /// The first entry from `number` on that can only lie in `bucket`.
     fn pinned(table: &FlowTable, bucket: usize, rewrite: Rewrite, number: u32) -> Entry {
-        let entries = (number..).map(|number| entry(table, number, rewrite, TcpState::SynRecv, Millis(0)));
-        let lies_there = |entry: &Entry| {
-            let first = table.first_bucket(entry.hash);
-            first == bucket && table.other_bucket(first, tag_of(entry.hash)) == bucket
-        };
+        let entries = (number..).map(|number| entry(number, rewrite, TcpState::SynRecv, Millis(0)));
+        let lies_there = |entry: &Entry| table.buckets.places(table.hash(&entry.key())) == [bucket; 2];
         entries.into_iter().find(lies_there).unwrap()
     }
 
@@ -562,25 +556,28 @@ mod tests {
             let forward = pinned(&table, 0, Rewrite::FullnatToBackend, number * 1_000_000);
             let back = pinned(&table, backs_bucket, Rewrite::FullnatToClient, number * 1_000_000 + 500_000);
             let index = table.insert_pair(forward, back, Millis(0), &mut evicted).unwrap();
-            assert!(evicted.iter().all(|gone| gone.key != forward.key));
-            assert_eq!(table.find(forward.hash, &forward.key), index);
-            assert_eq!(table.find(back.hash, &back.key), index.peer());
+            assert!(evicted.iter().all(|gone| gone.key() != forward.key()));
+            assert_eq!(table.find(table.hash(&forward.key()), &forward.key()), index);
+            assert_eq!(table.find(table.hash(&back.key()), &back.key()), index.peer());
         }
         assert_eq!((evicted.len(), table.used()), (2, 14), "a place for each of its flows");
-        let items = table.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count();
-        assert_eq!(items, 14, "no item is left behind");
+        assert_eq!(table.buckets.items_and_bytes().0, 14, "no item is left behind");
     }
 
     #[test]
-    fn bytes_a_connection_stay_within_their_bounds() {
-        let table = FlowTable::new(1 << 20, Backing::Plain, SECRET).unwrap();
-        let bytes = table.buckets.len() * size_of::<Bucket>() + table.entries.len() * size_of::<Entry>();
-        assert!(bytes <= 80 * (1 << 20), "{} bytes an entry", bytes as f64 / f64::from(1 << 20));
+    fn a_connection_takes_at_most_80_bytes_one_way_and_160_both_ways() {
+        for capacity in [1 << 20, 20_000_000] {
+            assert!(FlowTable::bytes_for(capacity) <= 80 * capacity as usize, "two entries for both ways");
+        }
+        let table = FlowTable::new(1 << 16, Backing::Plain, SECRET).unwrap();
+        let bytes =
+            size_of_val(&*table.entries) + table.buckets.items_and_bytes().1 + table.half_open.bytes();
+        assert_eq!(bytes, FlowTable::bytes_for(1 << 16));
     }
 
     proptest! {
         #[test]
-        fn behaves_like_a_map(steps in proptest::collection::vec((0u32..60, 0u8..3), 1..300)) {
+        fn behaves_like_a_map(steps in proptest::collection::vec((0u32..60, 0u8..4), 1..300)) {
             let mut table = FlowTable::new(64, Backing::Plain, SECRET).unwrap();
             // Which connections there are, and whether they have two entries; where they lie may change.
             let mut model: HashMap<u32, bool> = HashMap::new();
@@ -589,15 +586,15 @@ mod tests {
                 let known = model.get(&number).copied();
                 match (step, known) {
                     (0, None) => {
-                        let entry = entry(&table, number, Rewrite::Dr, TcpState::Established, Millis(0));
+                        let entry = entry(number, Rewrite::Dr, TcpState::Established, Millis(0));
                         if table.insert(entry, Millis(0), &mut evicted).is_ok() {
                             model.insert(number, false);
                         }
                     }
                     (1, None) => {
-                        let forward = entry(&table, number, Rewrite::FullnatToBackend, TcpState::Established, Millis(0));
-                        let back = entry(&table, number + 1_000, Rewrite::FullnatToClient, TcpState::Established, Millis(0));
-                        let free = table.capacity() - table.used();
+                        let forward = entry(number, Rewrite::FullnatToBackend, TcpState::Established, Millis(0));
+                        let back = entry(number + 1_000, Rewrite::FullnatToClient, TcpState::Established, Millis(0));
+                        let free = table.entry_count() - table.used();
                         let made = table.insert_pair(forward, back, Millis(0), &mut evicted).is_ok();
                         prop_assert!(made || free < 2 || table.used() > 50, "two free entries are a pair, wherever they lie");
                         if made {
@@ -607,12 +604,22 @@ mod tests {
                     (2, Some(paired)) => {
                         let index = lookup(&table, number);
                         let from = if paired && number % 2 == 0 { index.peer() } else { index };
-                        prop_assert_eq!(table.remove(from).unwrap().key, key(number));
+                        prop_assert_eq!(table.remove(from).unwrap().key(), key(number));
                         model.remove(&number);
+                    }
+                    (3, Some(paired)) => {
+                        let index = lookup(&table, number);
+                        let from = if paired && number % 2 == 0 { index.peer() } else { index };
+                        let half_open = table.entry(from).is_some_and(|entry| entry.state.is_half_open());
+                        let state = if half_open { TcpState::Established } else { TcpState::SynRecv };
+                        table.set_state(from, state, 1);
                     }
                     _ => {}
                 }
-                prop_assert!(evicted.is_empty());
+                for gone in evicted.drain(..) {
+                    prop_assert!(gone.state.is_half_open());
+                    model.remove(&u32::from(gone.key().ports.source()));
+                }
                 for number in 0..60 {
                     let index = lookup(&table, number);
                     prop_assert_eq!(index != EntryIndex::NONE, model.contains_key(&number));
@@ -620,10 +627,15 @@ mod tests {
                     let paired = model.get(&number) == Some(&true);
                     prop_assert_eq!(back, if paired { index.peer() } else { EntryIndex::NONE });
                 }
+                let half_open = (0..1_060).filter(|number| {
+                    let entry = table.entry(lookup(&table, *number));
+                    entry.is_some_and(|entry| entry.state.is_half_open())
+                });
+                prop_assert_eq!(table.half_open() as usize, half_open.count());
+                prop_assert_eq!(table.half_open() == 0, table.half_open.oldest().is_none());
                 let entries: usize = model.values().map(|paired| if *paired { 2 } else { 1 }).sum();
                 prop_assert_eq!(table.used() as usize, entries);
-                let items = table.buckets.iter().flat_map(|bucket| bucket.tags).filter(|tag| *tag != 0).count();
-                prop_assert_eq!(items, entries);
+                prop_assert_eq!(table.buckets.items_and_bytes().0, entries);
             }
         }
     }

@@ -4,12 +4,20 @@ use super::{AddressPair, checksum};
 
 /// Bytes of a header without options.
 pub const HEADER_LEN: usize = 20;
+/// Bytes of the longest header: its length has four bits.
+pub const HEADER_LEN_MAX: usize = 60;
 /// Protocol number of ICMP.
 pub const PROTOCOL_ICMP: u8 = 1;
+/// Protocol number of IPv4 in IP (RFC 2003).
+pub const PROTOCOL_IPV4: u8 = 4;
 /// Protocol number of TCP.
 pub const PROTOCOL_TCP: u8 = 6;
 /// Protocol number of UDP.
 pub const PROTOCOL_UDP: u8 = 17;
+/// Protocol number of IPv6 in IP (RFC 4213, RFC 2473).
+pub const PROTOCOL_IPV6: u8 = 41;
+/// IP protocol number of SCTP.
+pub const PROTOCOL_SCTP: u8 = 132;
 /// Protocol number of OSPF.
 pub const PROTOCOL_OSPF: u8 = 89;
 /// Protocol number of VRRP.
@@ -44,10 +52,32 @@ impl Ipv4<'_> {
         usize::from(u16::from_be_bytes([self.0[2], self.0[3]]))
     }
 
+    /// Whether its sender forbids routers to cut it.
+    #[inline(always)]
+    pub fn dont_fragment(self) -> bool {
+        self.0[6] & 0x40 != 0
+    }
+
     /// Whether this is a fragment: not the first, or more follow.
     #[inline(always)]
     pub fn is_fragment(self) -> bool {
         u16::from_be_bytes([self.0[6], self.0[7]]) & 0x3fff != 0
+    }
+
+    /// DSCP and ECN (RFC 2474, RFC 3168).
+    #[inline(always)]
+    pub fn tos(self) -> u8 {
+        self.0[1]
+    }
+
+    /// What tells the fragments of one datagram from those of another (RFC 6864).
+    pub fn identification(self) -> u16 {
+        u16::from_be_bytes([self.0[4], self.0[5]])
+    }
+
+    /// The flags and the fragment offset in units of eight bytes, in one word: 0x2000 is "more fragments".
+    pub fn fragment_word(self) -> u16 {
+        u16::from_be_bytes([self.0[6], self.0[7]])
     }
 
     /// Hops left.
@@ -69,6 +99,16 @@ impl Ipv4<'_> {
     }
 }
 
+/// An IPv4 header without options, as the director writes its own, in wire order: not to be fragmented, so its
+/// identification means nothing (RFC 6864 section 4.1), 64 hops to go (RFC 1700), its checksum right.
+pub fn header(tos: u8, total_len: u16, protocol: u8, addresses: AddressPair) -> [u8; HEADER_LEN] {
+    let ([len_high, len_low], [a, b, c, d, e, f, g, h]) = (total_len.to_be_bytes(), addresses.to_wire());
+    let mut header =
+        [0x45, tos, len_high, len_low, 0, 0, 0x40, 0, 64, protocol, 0, 0, a, b, c, d, e, f, g, h];
+    [header[10], header[11]] = (!checksum::sum(&header)).to_ne_bytes();
+    header
+}
+
 /// The fixed part of an IPv4 header, to rewrite in place.
 pub struct Ipv4Mut<'a>(pub &'a mut [u8; HEADER_LEN]);
 
@@ -81,14 +121,35 @@ impl Ipv4Mut<'_> {
         }
     }
 
+    /// Writes the TOS byte and moves the header checksum by the difference.
+    pub fn set_tos(&mut self, tos: u8) {
+        let delta = checksum::combine(!u16::from_ne_bytes([0, self.0[1]]), u16::from_ne_bytes([0, tos]));
+        self.0[1] = tos;
+        self.move_checksum(delta);
+    }
+
+    /// Writes the identification; the header checksum moves with it.
+    pub fn set_identification(&mut self, identification: u16) {
+        let old = u16::from_ne_bytes([self.0[4], self.0[5]]);
+        let new = identification.to_be();
+        [self.0[4], self.0[5]] = new.to_ne_bytes();
+        self.move_checksum(checksum::combine(!old, new));
+    }
+
+    /// Moves the header checksum by `delta`.
+    #[inline(always)]
+    pub fn move_checksum(&mut self, delta: u16) {
+        let old = u16::from_ne_bytes([self.0[10], self.0[11]]);
+        [self.0[10], self.0[11]] = checksum::update(old, delta).to_ne_bytes();
+    }
+
     /// Lowers the TTL by one and moves the header checksum by `delta`, which accounts for that and for
     /// whatever else changed (see [`checksum::TTL_LOWERED`]). The TTL must be above 0.
     #[inline(always)]
     pub fn lower_ttl(&mut self, delta: u16) {
         debug_assert!(self.0[8] > 0);
         self.0[8] = self.0[8].wrapping_sub(1);
-        let old = u16::from_ne_bytes([self.0[10], self.0[11]]);
-        [self.0[10], self.0[11]] = checksum::update(old, delta).to_ne_bytes();
+        self.move_checksum(delta);
     }
 }
 
@@ -114,6 +175,19 @@ mod tests {
     }
 
     #[test]
+    fn an_own_header_is_what_an_independent_encoder_writes() {
+        let addresses = AddressPair::new(Ipv4Addr::new(203, 0, 113, 10), Ipv4Addr::new(198, 51, 100, 7));
+        let (decoded, _) =
+            etherparse::Ipv4Header::from_slice(&header(0xc0, 56, PROTOCOL_ICMP, addresses)).unwrap();
+        let (source, destination) = (addresses.source().octets(), addresses.destination().octets());
+        let mut expected =
+            etherparse::Ipv4Header::new(36, 64, etherparse::IpNumber::ICMP, source, destination).unwrap();
+        (expected.dont_fragment, expected.dscp) = (true, 48.try_into().unwrap());
+        expected.header_checksum = expected.calc_header_checksum();
+        assert_eq!(decoded, expected);
+    }
+
+    #[test]
     fn do_not_fragment_alone_is_no_fragment_and_a_late_offset_is() {
         let mut bytes = [0u8; HEADER_LEN];
         bytes[6] = 0x40;
@@ -131,7 +205,8 @@ mod tests {
         let mut bytes: [u8; HEADER_LEN] = source.to_bytes()[..].try_into().unwrap();
         let old = Ipv4(&bytes).addresses();
         let new = AddressPair::new(Ipv4Addr::new(10, 9, 9, 9), Ipv4Addr::new(172, 16, 0, 1));
-        let delta = checksum::combine(checksum::TTL_LOWERED, checksum::delta_of_addresses(old, new));
+        let delta =
+            checksum::combine(checksum::TTL_LOWERED, checksum::delta_of_addresses(old.into(), new.into()));
         let mut header = Ipv4Mut(&mut bytes);
         header.set_addresses(new);
         header.lower_ttl(delta);

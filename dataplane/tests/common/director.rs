@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use cpu::Backing;
 use dataplane::counters::WorkerCounters;
-use dataplane::flow::{FlowTable, HashSecret};
-use dataplane::index::{PortIndex, WorkerIndex};
+use dataplane::flow::{FlowTable, HashSecret, Rewrite};
+use dataplane::index::{BackendIndex, EntryIndex, PortIndex, WorkerIndex};
 use dataplane::line::LineState;
 use dataplane::memory::{MemoryDevice, MemoryPacket};
-use dataplane::rules::Ruleset;
+use dataplane::persistence::Templates;
+use dataplane::rules::{Mode, Ruleset, Service};
 use dataplane::time::{Clock, Millis};
 use dataplane::verdict::DropReason;
 use dataplane::worker::{Publication, RulesQueue, Worker};
@@ -58,9 +59,17 @@ impl Director {
         let worker = Worker::new(device, clock.clone(), index, state, Arc::clone(&counters), queue.clone());
         let mut director = Self { worker, clock, counters, queue };
         let states = states(rules.services.len());
-        director.queue.publish(Publication { ruleset: Arc::new(rules), states }).unwrap();
+        let templates = Some(Templates::new(1_024, [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]));
+        director.queue.publish(Publication { ruleset: Arc::new(rules), states, templates }).unwrap();
         director.worker.turn();
         director
+    }
+
+    /// Puts other rules in force; states and templates stay.
+    pub(crate) fn publish(&mut self, rules: Ruleset) {
+        let publication = Publication { ruleset: Arc::new(rules), states: vec![], templates: None };
+        self.queue.publish(publication).unwrap();
+        self.worker.turn();
     }
 
     /// Lets `frame` in by `port`.
@@ -132,16 +141,23 @@ impl Director {
             received += traffic.rx.packets.value();
             sent += traffic.tx.packets.value();
         }
-        received += counters.steered_in.value() + counters.from_slow_path.value();
+        received +=
+            counters.own_resets.value() + counters.steered_in.value() + counters.from_slow_path.value();
         let (punted, steered) = (counters.punted.value(), counters.steered.value());
         let dropped = counters.dropped_total();
+        let waiting = counters.fragments_waiting.value();
         assert_eq!(
             received,
-            sent + punted + steered + dropped,
-            "received = {sent} sent + {punted} punted + {steered} steered + {dropped} dropped"
+            sent + punted + steered + dropped + waiting,
+            "received = {sent} sent + {punted} punted + {steered} steered + {dropped} dropped + {waiting} waiting"
         );
         assert_eq!(punted, device.ports.iter().map(|port| port.punted.len() as u64).sum::<u64>());
-        assert_eq!(counters.forwarded.value(), sent + counters.dropped(DropReason::TxRefused).value());
+        let replied = counters.resets.value()
+            + counters.unreachables.value()
+            + counters.too_bigs.value()
+            + counters.own_resets.value();
+        let left = counters.forwarded.value() + replied;
+        assert_eq!(left, sent + counters.dropped(DropReason::TxRefused).value());
     }
 
     /// Fails unless the table holds exactly the connections that were opened and not closed.
@@ -149,18 +165,38 @@ impl Director {
         let line = self.worker.line();
         let held: u64 = (0..line.rules.backends.len())
             .map(|index| {
-                let index = dataplane::index::BackendIndex(index as u32);
+                let index = BackendIndex(index as u32);
                 let backend = self.counters.backend(index);
                 let held = backend.opened.value() - backend.closed.value();
                 let services = line.rules.services.iter().flatten();
                 let service = services
                     .into_iter()
                     .find(|service| service.members.iter().any(|member| member.backend == index));
-                let paired = service.is_some_and(|service| service.mode == dataplane::rules::Mode::Fullnat);
+                let is_one_way = |service: &Service| matches!(service.mode, Mode::Dr | Mode::Tunnel);
+                let paired = service.is_some_and(|service| !is_one_way(service));
                 held * if paired { 2 } else { 1 }
             })
             .sum();
         assert_eq!(u64::from(self.table_used()), held, "entries in use, entries of the connections held");
+        for (index, active) in self.active_connections().into_iter().enumerate() {
+            let counted = self.counters.backend(BackendIndex(index as u32)).active.value();
+            assert_eq!(counted, active, "active connections of backend {index}");
+        }
+    }
+}
+
+impl Director {
+    /// Active connections in the table, by backend.
+    fn active_connections(&self) -> Vec<u64> {
+        let line = self.worker.line();
+        let mut active = vec![0; line.rules.backends.len()];
+        let table = &line.state.table;
+        let entries = (0..table.entry_count()).filter_map(|index| table.entry(EntryIndex(index)));
+        // The second entry of a pair is the same connection.
+        for entry in entries.filter(|entry| entry.is_used() && !entry.rewrite.is_to_client()) {
+            active[entry.backend().as_usize()] += u64::from(entry.state.is_active());
+        }
+        active
     }
 }
 

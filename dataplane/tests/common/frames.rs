@@ -41,6 +41,8 @@ pub(crate) struct Frame {
     pub(crate) ttl: u8,
     pub(crate) ip_options: Vec<u8>,
     pub(crate) l4: L4,
+    /// TCP sequence and acknowledgment number.
+    pub(crate) numbers: (u32, u32),
     pub(crate) payload: Vec<u8>,
 }
 
@@ -56,6 +58,7 @@ impl Frame {
             ttl: 64,
             ip_options: vec![],
             l4: L4::Tcp(flags),
+            numbers: (1_000, 0),
             payload: vec![],
         }
     }
@@ -67,6 +70,10 @@ impl Frame {
 
     pub(crate) fn with_payload(self, payload: impl Into<Vec<u8>>) -> Self {
         Self { payload: payload.into(), ..self }
+    }
+
+    pub(crate) fn with_numbers(self, sequence: u32, acknowledgment: u32) -> Self {
+        Self { numbers: (sequence, acknowledgment), ..self }
     }
 
     pub(crate) fn with_ttl(self, ttl: u8) -> Self {
@@ -95,7 +102,8 @@ impl Frame {
     }
 
     fn tcp_header(&self, flags: u8, ip: &Ipv4Header) -> TcpHeader {
-        let mut tcp = TcpHeader::new(self.source.1, self.destination.1, 1_000, 1_024);
+        let mut tcp = TcpHeader::new(self.source.1, self.destination.1, self.numbers.0, 1_024);
+        tcp.acknowledgment_number = self.numbers.1;
         (tcp.fin, tcp.syn) = (flags & FIN != 0, flags & SYN != 0);
         (tcp.rst, tcp.ack) = (flags & RST != 0, flags & ACK != 0);
         tcp.checksum = tcp.calc_checksum_ipv4(ip, &self.payload).unwrap();
@@ -121,6 +129,8 @@ pub(crate) struct Decoded {
     pub(crate) source: Endpoint,
     pub(crate) destination: Endpoint,
     pub(crate) ttl: u8,
+    /// TCP control bits (FIN, SYN, RST and ACK), sequence and acknowledgment number; all 0 for UDP.
+    pub(crate) tcp: (u8, u32, u32),
     pub(crate) payload: Vec<u8>,
     /// The IPv4 header checksum as it stands and as a full computation has it.
     pub(crate) ip_checksum: (u16, u16),
@@ -134,9 +144,11 @@ impl Decoded {
         let packet = SlicedPacket::from_ethernet(frame).unwrap();
         let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4: {packet:?}") };
         let ip = ip.header().to_header();
+        let mut numbers = (0, 0, 0);
         let (ports, payload, l4_checksum) = match packet.transport.as_ref().unwrap() {
             TransportSlice::Tcp(tcp) => {
                 let header = tcp.to_header();
+                numbers = (tcp.slice()[13] & 0x17, header.sequence_number, header.acknowledgment_number);
                 let full = header.calc_checksum_ipv4(&ip, tcp.payload()).unwrap();
                 ((header.source_port, header.destination_port), tcp.payload(), (header.checksum, full))
             }
@@ -153,6 +165,7 @@ impl Decoded {
             source: (ip.source.into(), ports.0),
             destination: (ip.destination.into(), ports.1),
             ttl: ip.time_to_live,
+            tcp: numbers,
             payload: payload.to_vec(),
             ip_checksum: (ip.header_checksum, ip.calc_header_checksum()),
             l4_checksum,

@@ -1,14 +1,14 @@
 //! Rulesets by hand: two ports, the clients' and the backends', and whatever services a test wants.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use dataplane::adjacency::Adjacency;
 use dataplane::index::{BackendIndex, PortIndex, ServiceIndex};
 use dataplane::local_port::LocalPool;
-use dataplane::rules::scheduler::{MaglevTable, WeightedRoundRobin};
+use dataplane::rules::scheduler::{SchedulerKind, Seat};
 use dataplane::rules::{
-    Backend, Member, Mode, PortRules, Ruleset, Scheduler, Service, ServiceKey, ServiceState,
+    Backend, Member, Mode, Policy, PortRules, Ruleset, Scheduler, Service, ServiceKey, ServiceState, Vip,
 };
 use dataplane::wire::ethernet::MacAddress;
 
@@ -62,33 +62,50 @@ pub(crate) fn ruleset(worker_count: u16, services: &[ServiceSpec]) -> Ruleset {
     for spec in services {
         let first = backends.len();
         // A backend of FullNAT listens elsewhere; one of DR owns the VIP, port and all.
-        let l4_port = if spec.mode == Mode::Fullnat { 9_000 } else { spec.l4_port };
+        let l4_port = if matches!(spec.mode, Mode::Fullnat | Mode::Nat) { 9_000 } else { spec.l4_port };
         backends.extend(
-            (first..first + spec.weights.len())
-                .map(|number| Backend { address: backend_address(number), l4_port }),
+            (first..first + spec.weights.len()).map(|number| {
+                Backend::new(backend_address(number), l4_port, ServiceIndex(built.len() as u16))
+            }),
         );
         built.push(Some(Arc::new(service(spec, first, &backends[first..]))));
     }
     let adjacency = |number| Adjacency::resolved(backend_mac(number), PORT_MACS[1], BACK);
     let keys = services.iter().enumerate().map(|(index, spec)| {
-        let key = ServiceKey { vip: VIP, l4_port: spec.l4_port, protocol: spec.protocol };
+        let key = ServiceKey { vip: VIP.into(), l4_port: spec.l4_port, protocol: spec.protocol };
         (key, ServiceIndex(index as u16))
     });
     Ruleset {
         revision: 1,
+        fates_set_at: 0,
+        has_server_ids: false,
         worker_count,
+        rss: None,
         ports: Arc::new([
-            PortRules { station: Some(PORT_MACS[0]), local_pool: None },
-            PortRules { station: Some(PORT_MACS[1]), local_pool: Some(0) },
+            PortRules { station: Some(PORT_MACS[0]), ..PortRules::default() },
+            PortRules { station: Some(PORT_MACS[1]), local_pool: Some(0), ..PortRules::default() },
         ]),
         matcher: Arc::new(keys.collect()),
         services: built.into(),
+        load_readers: (0..backends.len() as u32).map(BackendIndex).collect(),
         adjacencies: (0..backends.len()).map(adjacency).collect(),
         backends: backends.into(),
-        vips: Arc::new([VIP].into_iter().collect()),
+        encapsulations: Arc::default(),
+        decap: None,
+        vips_are_plain: true,
+        vips: Arc::new([(VIP, Vip::PLAIN)].into_iter().collect()),
         local_addresses: Arc::new(LOCAL_ADDRESSES.into_iter().collect()),
-        local_pools: Arc::new([LocalPool { addresses: LOCAL_ADDRESSES.into() }]),
+        local_pools: Arc::new([LocalPool { addresses: LOCAL_ADDRESSES.map(IpAddr::V4).into() }]),
+        ..Ruleset::default()
     }
+}
+
+/// The rules with this policy for every service.
+pub(crate) fn with_policy(rules: Ruleset, policy: &Policy) -> Ruleset {
+    let change = |service: &Arc<Service>| Service { policy: policy.clone(), ..Service::clone(service) };
+    let services =
+        rules.services.iter().map(|service| service.as_ref().map(|service| Arc::new(change(service))));
+    Ruleset { services: services.collect(), ..rules }
 }
 
 /// What a worker needs with the first ruleset that has these services.
@@ -98,14 +115,36 @@ pub(crate) fn states(service_count: usize) -> Vec<(ServiceIndex, Option<Box<Serv
 
 fn service(spec: &ServiceSpec, first: usize, backends: &[Backend]) -> Service {
     let members: Box<[Member]> = (spec.weights.iter().enumerate())
-        .map(|(number, &weight)| Member { backend: BackendIndex((first + number) as u32), weight })
+        .map(|(number, &weight)| Member {
+            backend: BackendIndex((first + number) as u32),
+            weight: weight.into(),
+        })
         .collect();
-    let identities: Vec<_> = backends.iter().map(|backend| (backend.address, backend.l4_port)).collect();
-    let scheduler = match spec.scheduler {
-        "rr" => Scheduler::RoundRobin,
-        "wrr" => Scheduler::WeightedRoundRobin(WeightedRoundRobin::new(&members)),
-        "mh" => Scheduler::Maglev(MaglevTable::new(&members, &identities).unwrap()),
-        other => panic!("no scheduler {other}"),
+    let seat = |(backend, member): (&Backend, &Member)| Seat {
+        address: backend.address,
+        l4_port: backend.l4_port,
+        weight_kept: member.weight,
     };
-    Service { mode: spec.mode, scheduler, members }
+    let seats: Vec<_> = backends.iter().zip(&members).map(seat).collect();
+    let kind = SchedulerKind::ALL.into_iter().find(|kind| kind.name() == spec.scheduler);
+    let scheduler = Scheduler::new(kind.expect("a scheduler").into(), &members, &seats).unwrap();
+    Service::new(spec.mode, scheduler, members)
+}
+
+/// `rules` with the service at `index` changed.
+pub(crate) fn with_service(mut rules: Ruleset, index: usize, change: impl FnOnce(&mut Service)) -> Ruleset {
+    let mut services = rules.services.to_vec();
+    if let Some(service) = &mut services[index] {
+        change(Arc::make_mut(service));
+    }
+    rules.services = services.into();
+    rules
+}
+
+/// `rules` with the backend at `index` changed.
+pub(crate) fn with_backend(mut rules: Ruleset, index: usize, change: impl FnOnce(&mut Backend)) -> Ruleset {
+    let mut backends = rules.backends.to_vec();
+    change(&mut backends[index]);
+    rules.backends = backends.into();
+    rules
 }

@@ -28,7 +28,7 @@ fn udp(mode: Mode, l4_port: u16) -> ServiceSpec {
 }
 
 fn with_one_local_address(spec: ServiceSpec) -> Ruleset {
-    let pool = LocalPool { addresses: [Ipv4Addr::new(10, 0, 0, 64)].into() };
+    let pool = LocalPool { addresses: [Ipv4Addr::new(10, 0, 0, 64).into()].into() };
     Ruleset { local_pools: Arc::new([pool]), ..ruleset(1, &[spec]) }
 }
 
@@ -61,7 +61,10 @@ fn clients_that_reuse_their_ports_leave_a_drained_backend() {
         let before = connections_of_one_client(&mut director, mode);
         assert_eq!(before, [100, 100], "{mode:?}");
         let drained = Ruleset { revision: 2, ..with(&[0, 1]) };
-        director.queue.publish(Publication { ruleset: Arc::new(drained), states: vec![] }).unwrap();
+        director
+            .queue
+            .publish(Publication { ruleset: Arc::new(drained), states: vec![], templates: None })
+            .unwrap();
         director.turn();
         // Within TIME_WAIT, from the same ports.
         assert_eq!(connections_of_one_client(&mut director, mode), [0, 200], "{mode:?}");

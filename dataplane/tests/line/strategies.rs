@@ -56,6 +56,37 @@ pub(crate) fn backend_frames() -> impl Strategy<Value = Frame> {
     })
 }
 
+/// The IPv4 packet of an ICMP message, its checksums left zero: the line does not look at them.
+fn icmp_packet(source: Ipv4Addr, destination: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+    let len = (20 + message.len()) as u16;
+    let head = [&[0x45, 0][..], &len.to_be_bytes(), &[0, 1, 0, 0, 64, 1, 0, 0]].concat();
+    [&head[..], &source.octets(), &destination.octets(), message].concat()
+}
+
+/// Pings, their answers, errors about both, and what else there is of ICMP: to the VIP and to local addresses, under
+/// identifiers that somebody may have.
+pub(crate) fn icmp_frames() -> impl Strategy<Value = Vec<u8>> {
+    let destination = select([&[VIP][..], &LOCAL_ADDRESSES].concat());
+    let kinds = (select(vec![8u8, 0, 3, 11, 13]), select(vec![8u8, 0, 13]));
+    let identifier = prop_oneof![Just(0u16), 1_024u16..1_030];
+    (clients(), destination, kinds, identifier, vec(any::<u8>(), 0..60)).prop_map(
+        |(client, destination, (kind, quoted), identifier, payload)| {
+            let [a, b] = identifier.to_be_bytes();
+            let echo = |kind| [&[kind, 0, 0, 0, a, b, 0, 1][..], &payload].concat();
+            let message = match kind {
+                3 | 11 => {
+                    let about = icmp_packet(destination, client.0, &echo(quoted));
+                    [&[kind, 1, 0, 0, 0, 0, 0, 0][..], &about].concat()
+                }
+                _ => echo(kind),
+            };
+            let link =
+                [&PORT_MACS[usize::from(destination != VIP)].0[..], &[2, 0, 0, 0, 1, 0], &[8, 0]].concat();
+            [link, icmp_packet(client.0, destination, &message)].concat()
+        },
+    )
+}
+
 /// What an adversary does to a frame.
 #[derive(Clone, Debug)]
 pub(crate) enum Mutation {
@@ -98,7 +129,9 @@ fn mutations() -> impl Strategy<Value = Mutation> {
 
 /// Any frame: random bytes, honest frames, and honest frames after some mutations.
 pub(crate) fn any_frames() -> impl Strategy<Value = Vec<u8>> {
-    let honest = || prop_oneof![3 => client_frames(), 1 => backend_frames()].prop_map(|frame| frame.bytes());
+    let of_services =
+        || prop_oneof![3 => client_frames(), 1 => backend_frames()].prop_map(|frame| frame.bytes());
+    let honest = || prop_oneof![4 => of_services(), 1 => icmp_frames()];
     let mutated = (honest(), vec(mutations(), 1..4)).prop_map(|(mut frame, mutations)| {
         mutations.iter().for_each(|mutation| mutation.apply(&mut frame));
         frame

@@ -8,25 +8,33 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use dataplane::index::{PortIndex, WorkerIndex};
-use dataplane::rules::Ruleset;
+use dataplane::rules::{ClientPart, Persistence, Ruleset, Vip};
 use dataplane::worker::Publication;
 
 use crate::common::frames::{ACK, Decoded, Endpoint, SYN};
-use crate::common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, ServiceSpec, VIP};
+use crate::common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, ServiceSpec, VIP, with_service};
 use crate::common::{Director, Frame, ruleset};
 
 /// Several workers of one director; the test carries what they steer to each other.
-struct Team(Vec<Director>);
+pub(crate) struct Team(pub(crate) Vec<Director>);
 
 impl Team {
     fn new(worker_count: u16, services: &[ServiceSpec]) -> Self {
-        let director = |index| Director::with(ruleset(worker_count, services), WorkerIndex(index), 8_192);
-        Self((0..worker_count).map(director).collect())
+        Self::with(&ruleset(worker_count, services))
+    }
+
+    /// As many workers as the rules say.
+    pub(crate) fn with(rules: &Ruleset) -> Self {
+        let director = |index| Director::with(rules.clone(), WorkerIndex(index), 8_192);
+        Self((0..rules.worker_count).map(director).collect())
     }
 
     /// Turns all of them until nothing waits, carrying what is steered.
-    fn turn(&mut self) {
+    pub(crate) fn turn(&mut self) {
+        let mut rounds = 0;
         while self.0.iter_mut().any(|director| director.worker.turn()) {
+            rounds += 1;
+            assert!(rounds < 10_000, "a packet that goes from worker to worker for ever");
             for index in 0..self.0.len() {
                 for (owner, packet) in std::mem::take(&mut self.0[index].worker.device_mut().steered_out) {
                     assert_ne!(owner.as_usize(), index, "a packet steered to where it is");
@@ -37,7 +45,12 @@ impl Team {
     }
 
     /// Lets a frame in at worker `at`; what leaves, and which worker sent it.
-    fn pass(&mut self, at: usize, port: PortIndex, frame: &Frame) -> Option<(usize, PortIndex, Decoded)> {
+    pub(crate) fn pass(
+        &mut self,
+        at: usize,
+        port: PortIndex,
+        frame: &Frame,
+    ) -> Option<(usize, PortIndex, Decoded)> {
         self.0[at].receive(port, frame.bytes());
         self.turn();
         let mut sent: Vec<_> = (self.0.iter_mut().enumerate())
@@ -47,7 +60,12 @@ impl Team {
         sent.pop().map(|(worker, (port, frame))| (worker, port, Decoded::from(&frame)))
     }
 
-    fn assert_balanced(&mut self) {
+    /// Puts rules in force at every worker.
+    pub(crate) fn publish(&mut self, rules: &Ruleset) {
+        self.0.iter_mut().for_each(|director| director.publish(rules.clone()));
+    }
+
+    pub(crate) fn assert_balanced(&mut self) {
         for director in &mut self.0 {
             director.assert_balanced();
             director.assert_table_adds_up();
@@ -58,7 +76,7 @@ impl Team {
     }
 }
 
-fn client(number: u16) -> Endpoint {
+pub(crate) fn client(number: u16) -> Endpoint {
     (Ipv4Addr::new(198, 51, 100, (number % 7) as u8), 3_000 + number)
 }
 
@@ -123,7 +141,8 @@ fn established_flows_keep_their_backend_over_a_thousand_publications() {
             let flags = if new { SYN } else { ACK };
             let frame = Frame::tcp(client(number), (VIP, l4_port), flags);
             for director in &team.0 {
-                let publication = Publication { ruleset: Arc::new(revised(revision)), states: vec![] };
+                let publication =
+                    Publication { ruleset: Arc::new(revised(revision)), states: vec![], templates: None };
                 director.queue.publish(publication).expect("one publication a turn is taken up");
             }
             let (_, _, out) = team.pass((revision % 2) as usize, FRONT, &frame).expect("forwarded");
@@ -135,4 +154,90 @@ fn established_flows_keep_their_backend_over_a_thousand_publications() {
     assert_eq!(places.len(), 400);
     team.assert_balanced();
     assert!(team.0.iter().all(|director| director.drops().is_empty()));
+}
+
+/// Persistent services for each client address on ports 80 (DR) and 8080 (FullNAT), steered as `vip` says.
+fn persistent(revision: u64, vip: Vip) -> Ruleset {
+    let persistence =
+        Some(Persistence { timeout_ms: 300_000, prefix_len: 32, prefix_len6: 128, leaves_drained: false });
+    let services = ONE_OF_EACH.map(|spec| ServiceSpec { scheduler: "rr", weights: &[1, 1, 1], ..spec });
+    let mut rules = ruleset(3, &services);
+    for index in 0..ONE_OF_EACH.len() {
+        rules = with_service(rules, index, |service| service.policy.persistence = persistence);
+    }
+    Ruleset { revision, vips: Arc::new([(VIP, vip)].into_iter().collect()), ..rules }
+}
+
+const BY_ADDRESS: ClientPart = ClientPart::Network { host_bits: 0 };
+
+fn client_from(address: u8, l4_port: u16) -> Endpoint {
+    (Ipv4Addr::new(198, 51, 100, address), l4_port)
+}
+
+#[test]
+fn a_client_whose_packets_come_to_several_workers_has_one_backend() {
+    let mut team = Team::new(3, &ONE_OF_EACH);
+    team.publish(&persistent(2, Vip { part: BY_ADDRESS, part_before: None }));
+    let mut backends: HashMap<(u8, u16), HashSet<_>> = HashMap::new();
+    for number in 0..600u16 {
+        let (address, l4_port) = ((number % 40) as u8, [80, 8080][usize::from(number) % 2]);
+        let frame = Frame::tcp(client_from(address, 2_000 + number), (VIP, l4_port), SYN);
+        let (_, _, out) = team.pass(usize::from(number / 7 % 3), FRONT, &frame).unwrap();
+        backends.entry((address, l4_port)).or_default().insert(out.to);
+    }
+    assert!(backends.values().all(|backends| backends.len() == 1), "{backends:?}");
+    let used: HashSet<_> = backends.values().flatten().collect();
+    assert_eq!(used.len(), 6, "three of each service");
+    let templates = team.0.iter().map(|director| director.counters.templates_used.value());
+    assert_eq!(templates.clone().sum::<u64>(), 40);
+    assert!(templates.clone().all(|count| count > 0));
+    team.assert_balanced();
+}
+
+#[test]
+fn connections_made_before_a_service_became_persistent_go_on_where_they_are() {
+    let mut team = Team::new(3, &ONE_OF_EACH);
+    let mut plain = persistent(2, Vip::PLAIN);
+    for index in 0..ONE_OF_EACH.len() {
+        plain = with_service(plain, index, |service| service.policy.persistence = None);
+    }
+    team.publish(&plain);
+    let mut places = HashMap::new();
+    for number in 0..120u16 {
+        let client = client_from((number % 20) as u8, 2_000 + number);
+        let frame = Frame::tcp(client, (VIP, 8080), SYN);
+        let (worker, _, out) = team.pass(usize::from(number % 3), FRONT, &frame).unwrap();
+        places.insert(client, (worker, out.to, out.source));
+    }
+    let changing = Vip { part: BY_ADDRESS, part_before: Some(ClientPart::Endpoint) };
+    team.publish(&persistent(3, changing));
+    for (number, (client, place)) in places.iter().enumerate() {
+        let frame = Frame::tcp(*client, (VIP, 8080), ACK);
+        let (worker, _, out) = team.pass(number % 3, FRONT, &frame).unwrap();
+        assert_eq!((worker, out.to, out.source), *place);
+    }
+    // New connections of a client meet at one worker, and find their backend there, while the change lasts and after.
+    let mut backends: HashMap<u8, HashSet<_>> = HashMap::new();
+    let mut made = HashMap::new();
+    for number in 0..200u16 {
+        let client = client_from((number % 20) as u8, 5_000 + number);
+        let frame = Frame::tcp(client, (VIP, 8080), SYN);
+        let (worker, _, out) = team.pass(usize::from(number % 3), FRONT, &frame).unwrap();
+        backends.entry((number % 20) as u8).or_default().insert((worker, out.to));
+        made.insert(client, (worker, out.to));
+    }
+    team.publish(&persistent(4, Vip { part: BY_ADDRESS, part_before: None }));
+    for number in 0..200u16 {
+        let client = client_from((number % 20) as u8, 6_000 + number);
+        let (worker, _, out) =
+            team.pass(usize::from(number % 3), FRONT, &Frame::tcp(client, (VIP, 8080), SYN)).unwrap();
+        backends.entry((number % 20) as u8).or_default().insert((worker, out.to));
+    }
+    assert!(backends.values().all(|backends| backends.len() == 1), "{backends:?}");
+    for (client, place) in made {
+        let (worker, _, out) = team.pass(0, FRONT, &Frame::tcp(client, (VIP, 8080), ACK)).unwrap();
+        assert_eq!((worker, out.to), place);
+    }
+    assert!(team.0.iter().all(|director| director.drops().is_empty()));
+    team.assert_balanced();
 }

@@ -1,0 +1,305 @@
+//! FullNAT between the families, written and read by etherparse.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use dataplane::index::{PortIndex, ServiceIndex};
+use dataplane::local_port::LocalPool;
+use dataplane::rules::{Mode, PortRules, Ruleset, ServiceKey, Vip};
+use dataplane::verdict::DropReason;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+
+use crate::common::director::Director;
+use crate::common::frames::CLIENT_MAC;
+use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_mac, ruleset};
+
+/// The addresses of one direction of translation.
+pub(crate) struct Case {
+    pub(crate) client: SocketAddr,
+    pub(crate) vip: SocketAddr,
+    local: IpAddr,
+    server: SocketAddr,
+}
+
+fn endpoint(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+/// NAT64 and NAT46.
+pub(crate) fn cases() -> [Case; 2] {
+    let six = |last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last));
+    [
+        Case {
+            client: endpoint("[2001:db8:1:2:3:4:5:6]:40000"),
+            vip: endpoint("[2001:db8::10]:80"),
+            local: Ipv4Addr::new(10, 0, 0, 64).into(),
+            server: endpoint("10.0.0.11:9000"),
+        },
+        Case {
+            client: endpoint("198.51.100.7:40000"),
+            vip: endpoint("203.0.113.10:80"),
+            local: six(0x64),
+            server: (six(0x11), 9_000).into(),
+        },
+    ]
+}
+
+pub(crate) fn rules(case: &Case, protocol: u8) -> Ruleset {
+    let spec = ServiceSpec { protocol, l4_port: 80, mode: Mode::Fullnat, scheduler: "rr", weights: &[1] };
+    let mut rules = ruleset(1, &[spec]);
+    let mut backends = rules.backends.to_vec();
+    backends[0].address = case.server.ip();
+    rules.backends = backends.into();
+    let key = ServiceKey { vip: case.vip.ip(), l4_port: 80, protocol };
+    rules.matcher = Arc::new([(key, ServiceIndex(0))].into_iter().collect());
+    rules.vips = Arc::new([(case.vip.ip(), Vip::PLAIN)].into_iter().collect());
+    rules.local_addresses = Arc::new([(case.local, ())].into_iter().collect());
+    rules.local_pools = Arc::new([LocalPool { addresses: [case.local].into() }]);
+    let station = Some(PORT_MACS[1]);
+    rules.ports = Arc::new([
+        PortRules { station: Some(PORT_MACS[0]), ..PortRules::default() },
+        PortRules { station, local_pool: Some(0), local_pool6: Some(0), ..PortRules::default() },
+    ]);
+    rules
+}
+
+/// A segment or a datagram of such a payload.
+pub(crate) fn frame(
+    protocol: u8,
+    macs: ([u8; 6], [u8; 6]),
+    from: SocketAddr,
+    to: SocketAddr,
+    payload: &[u8],
+) -> Vec<u8> {
+    let link = PacketBuilder::ethernet2(macs.0, macs.1);
+    let ip = match (from.ip(), to.ip()) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => link.ipv4(from.octets(), to.octets(), 60),
+        (IpAddr::V6(from), IpAddr::V6(to)) => link.ipv6(from.octets(), to.octets(), 60),
+        families => panic!("{families:?}"),
+    };
+    let mut frame = Vec::new();
+    if protocol == TCP {
+        let tcp = ip.tcp(from.port(), to.port(), 1_000, 1_024);
+        let tcp = if payload.is_empty() { tcp.syn() } else { tcp.ack(7) };
+        tcp.write(&mut frame, payload).unwrap();
+    } else {
+        ip.udp(from.port(), to.port()).write(&mut frame, payload).unwrap();
+    }
+    frame
+}
+
+/// What an independent decoder reads of a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Read {
+    to: [u8; 6],
+    source: SocketAddr,
+    destination: SocketAddr,
+    hops: u8,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Reads a frame whose lengths and checksums are right.
+pub(crate) fn read(frame: &[u8]) -> Read {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    let net = packet.net.as_ref().unwrap();
+    let (source, destination, hops) = match net {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            assert_eq!(header.dont_fragment, header.total_len > 1_260, "RFC 7915 section 5.1");
+            assert_eq!(header.identification == 0, header.dont_fragment);
+            (IpAddr::from(header.source), IpAddr::from(header.destination), header.time_to_live)
+        }
+        NetSlice::Ipv6(ip) => {
+            let header = ip.header().to_header();
+            (header.source.into(), header.destination.into(), header.hop_limit)
+        }
+        other => panic!("{other:?}"),
+    };
+    let (ports, payload) = match packet.transport.as_ref().unwrap() {
+        TransportSlice::Tcp(tcp) => {
+            let (header, payload) = (tcp.to_header(), tcp.payload());
+            let expected = match net {
+                NetSlice::Ipv4(ip) => header.calc_checksum_ipv4(&ip.header().to_header(), payload),
+                NetSlice::Ipv6(ip) => header.calc_checksum_ipv6(&ip.header().to_header(), payload),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(header.checksum, expected.unwrap());
+            ((header.source_port, header.destination_port), payload)
+        }
+        TransportSlice::Udp(udp) => {
+            let (header, payload) = (udp.to_header(), udp.payload());
+            let expected = match net {
+                NetSlice::Ipv4(ip) => header.calc_checksum_ipv4(&ip.header().to_header(), payload),
+                NetSlice::Ipv6(ip) => header.calc_checksum_ipv6(&ip.header().to_header(), payload),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(header.checksum, expected.unwrap());
+            ((header.source_port, header.destination_port), payload)
+        }
+        other => panic!("{other:?}"),
+    };
+    Read {
+        to: frame[..6].try_into().unwrap(),
+        source: (source, ports.0).into(),
+        destination: (destination, ports.1).into(),
+        hops,
+        payload: payload.to_vec(),
+    }
+}
+
+fn pass(director: &mut Director, port: PortIndex, frame: Vec<u8>) -> Read {
+    read(&director.pass(port, frame).expect("a packet").1)
+}
+
+#[test]
+fn connections_are_translated_both_ways_and_their_payload_stays() {
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        for payload in [&[][..], b"GET / HTTP/1.0", &[0x5a; 1_300]] {
+            let asked = frame(protocol, client_macs, case.client, case.vip, payload);
+            let there = pass(&mut director, FRONT, asked);
+            assert_eq!((there.to, there.destination, there.hops), (backend_mac(0).0, case.server, 59));
+            assert_eq!((there.source.ip(), &there.payload[..]), (case.local, payload));
+            let answer = frame(protocol, server_macs, case.server, there.source, payload);
+            let back = pass(&mut director, BACK, answer);
+            let expected = Read {
+                to: CLIENT_MAC.0,
+                source: case.vip,
+                destination: case.client,
+                hops: 59,
+                payload: payload.to_vec(),
+            };
+            assert_eq!(back, expected);
+        }
+        assert_eq!(director.worker.line().state.table.used(), 2, "one connection");
+        let bytes = |port: PortIndex| director.counters.port(port).tx.bytes.value();
+        assert_ne!(bytes(FRONT), bytes(BACK), "as long as they are now");
+    }
+}
+
+#[test]
+fn a_datagram_without_checksum_gets_the_one_that_ipv6_asks_for() {
+    let case = &cases()[1];
+    let mut director = Director::new(rules(case, UDP));
+    let mut bare = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"odd");
+    bare[40..42].fill(0);
+    assert_eq!(pass(&mut director, FRONT, bare).payload, b"odd");
+}
+
+#[test]
+fn the_last_hop_ends_here() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let mut frame = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"x");
+        frame[if case.client.is_ipv6() { 21 } else { 22 }] = 1;
+        assert_eq!(director.pass(FRONT, frame), None);
+        assert_eq!(director.counters.dropped(DropReason::TtlExpired).value(), 1);
+    }
+}
+
+/// An ICMP error of a router about `quoted`, the packet of a frame, which goes back to that frame's sender.
+fn error_about(frame: &[u8], macs: ([u8; 6], [u8; 6])) -> Vec<u8> {
+    let quoted = &frame[14..];
+    let mut error = Vec::new();
+    let link = PacketBuilder::ethernet2(macs.0, macs.1);
+    if frame[12] == 0x86 {
+        let source: [u8; 16] = quoted[8..24].try_into().unwrap();
+        let router = Ipv6Addr::new(0x2001, 0xdb8, 0xff, 0, 0, 0, 0, 1).octets();
+        let kind = etherparse::Icmpv6Type::PacketTooBig { mtu: 1_400 };
+        link.ipv6(router, source, 60).icmpv6(kind).write(&mut error, quoted).unwrap();
+    } else {
+        let source: [u8; 4] = quoted[12..16].try_into().unwrap();
+        let needed = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1_400 };
+        let kind = etherparse::Icmpv4Type::DestinationUnreachable(needed);
+        link.ipv4([192, 0, 2, 1], source, 60).icmpv4(kind).write(&mut error, quoted).unwrap();
+    }
+    error
+}
+
+/// The MTU that an error tells, and what it quotes; its checksum is right.
+fn told(frame: &[u8]) -> (u32, Vec<u8>) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    match (packet.net.as_ref().unwrap(), packet.transport.as_ref().unwrap()) {
+        (NetSlice::Ipv6(ip), TransportSlice::Icmpv6(icmp)) => {
+            assert!(icmp.is_checksum_valid(ip.header().source(), ip.header().destination()));
+            let etherparse::Icmpv6Type::PacketTooBig { mtu } = icmp.icmp_type() else {
+                panic!("{:?}", icmp.icmp_type())
+            };
+            (mtu, icmp.payload().to_vec())
+        }
+        (NetSlice::Ipv4(ip), TransportSlice::Icmpv4(icmp)) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.header_checksum, header.calc_header_checksum());
+            let message = icmp.slice();
+            assert_eq!(
+                icmp.header().icmp_type.calc_checksum(icmp.payload()),
+                u16::from_be_bytes([message[2], message[3]])
+            );
+            assert_eq!(message[..2], [3, 4]);
+            (u16::from_be_bytes([message[6], message[7]]).into(), icmp.payload().to_vec())
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn errors_about_translated_packets_reach_their_senders_in_their_own_words() {
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        pass(&mut director, FRONT, frame(protocol, client_macs, case.client, case.vip, &[]));
+        let asked = frame(protocol, client_macs, case.client, case.vip, &[0x5a; 900]);
+        let (_, there) = director.pass(FRONT, asked.clone()).unwrap();
+        // A router between the director and the backend cannot send it.
+        let (port, out) = director.pass(BACK, error_about(&there, server_macs)).unwrap();
+        assert_eq!((port, &out[..6]), (FRONT, &CLIENT_MAC.0[..]));
+        let (mtu, quoted) = told(&out);
+        assert_eq!(mtu, if case.client.is_ipv6() { 1_420 } else { 1_380 }, "20 bytes between the headers");
+        // What it quotes is what the client sent, but for the hops and what IPv4 alone has.
+        let header_len = if case.client.is_ipv6() { 40 } else { 20 };
+        let addresses_at = header_len - if case.client.is_ipv6() { 32 } else { 8 };
+        let sent = &asked[14..];
+        assert_eq!(quoted[addresses_at..], sent[addresses_at..][..quoted.len() - addresses_at]);
+        assert_eq!(quoted.len(), sent.len().min(1_280 - 48));
+        // And one between the client and the director, about the answer.
+        let there = read(&there);
+        let answer = frame(protocol, server_macs, case.server, there.source, &[0xa5; 900]);
+        let (_, back) = director.pass(BACK, answer.clone()).unwrap();
+        let (port, out) = director.pass(FRONT, error_about(&back, client_macs)).unwrap();
+        assert_eq!((port, &out[..6]), (BACK, &backend_mac(0).0[..]));
+        let (mtu, quoted) = told(&out);
+        assert_eq!(mtu, if case.client.is_ipv6() { 1_380 } else { 1_420 });
+        let header_len = quoted.len() - (answer.len() - 14 - if case.server.is_ipv6() { 40 } else { 20 });
+        assert_eq!(quoted[header_len..], answer[answer.len() - (quoted.len() - header_len)..]);
+    }
+}
+
+#[test]
+fn an_error_does_not_move_the_client_to_the_router_that_sent_it() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let there = pass(&mut director, FRONT, frame(UDP, client_macs, case.client, case.vip, b"question"));
+        let answer = frame(UDP, server_macs, case.server, there.source, b"answer");
+        let (_, back) = director.pass(BACK, answer.clone()).unwrap();
+        let another_router = ([2, 0, 0, 0, 9, 8], PORT_MACS[0].0);
+        director.pass(FRONT, error_about(&back, another_router)).expect("told to the backend");
+        assert_eq!(pass(&mut director, BACK, answer).to, CLIENT_MAC.0);
+    }
+}
+
+#[test]
+fn the_last_hop_of_an_error_ends_here_too() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let asked = frame(UDP, client_macs, case.client, case.vip, b"question");
+        let (_, there) = director.pass(FRONT, asked).unwrap();
+        let mut error = error_about(&there, server_macs);
+        error[if case.server.is_ipv6() { 21 } else { 22 }] = 1;
+        assert_eq!(director.pass(BACK, error), None);
+        assert_eq!(director.drops(), [(DropReason::TtlExpired, 1)]);
+    }
+}
