@@ -8,13 +8,15 @@ pub struct TimestampClock {
     start: u64,
     /// Milliseconds a tick, in units of 2^-64.
     scale: u128,
+    /// Ticks since the start at the last look.
+    ticks: u64,
 }
 
 impl TimestampClock {
     /// A clock that starts at 0. Measures the counter's rate once per process.
     pub fn start() -> Self {
         let ticks_per_ms = (cpu::timestamp_hz() / 1_000).max(1);
-        Self { start: cpu::timestamp(), scale: (1u128 << 64) / u128::from(ticks_per_ms) }
+        Self { start: cpu::timestamp(), scale: (1u128 << 64) / u128::from(ticks_per_ms), ticks: 0 }
     }
 }
 
@@ -22,8 +24,14 @@ impl Clock for TimestampClock {
     #[inline(always)]
     fn now(&mut self) -> Millis {
         let ticks = cpu::timestamp().wrapping_sub(self.start);
+        self.ticks = ticks;
         // 32 bits of milliseconds wrap by design; see `Millis`.
         Millis(((u128::from(ticks) * self.scale) >> 64) as u32)
+    }
+
+    #[inline(always)]
+    fn ticks(&self) -> u64 {
+        self.ticks
     }
 }
 

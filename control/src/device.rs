@@ -2,9 +2,10 @@
 
 use dataplane::device::{Device, Packets, Transmitted};
 use dataplane::index::{PortIndex, WorkerIndex};
-use dataplane::packet::PacketBuf;
+use dataplane::packet::{PacketBuf, UdpChecksum};
+use dataplane::stage::framing::Framing;
 use dpdk::ring::{Consumer, Producer};
-use dpdk::{Burst, Mbuf, RxQueue, TxQueue};
+use dpdk::{Burst, Mbuf, Mempool, RxQueue, TxQueue};
 
 /// An mbuf on the line. Its `port` field holds the [`PortIndex`] it came in by, not DPDK's port id.
 #[derive(Debug)]
@@ -34,8 +35,46 @@ impl PacketBuf for Packet {
     }
 
     #[inline(always)]
+    fn rss_hash(&self) -> Option<u32> {
+        self.0.rss_hash()
+    }
+
+    #[inline]
+    fn stripped_tag(&self) -> Option<u16> {
+        self.0.stripped_tag()
+    }
+
+    #[inline(always)]
     fn set_port(&mut self, port: PortIndex) {
         self.0.set_port(port.0);
+    }
+
+    #[inline]
+    fn prepend(&mut self, n: u16) -> Option<&mut [u8]> {
+        self.0.prepend(n)
+    }
+
+    #[inline]
+    fn trim_front(&mut self, n: u16) -> bool {
+        self.0.trim_front(n)
+    }
+
+    #[inline]
+    fn append(&mut self, n: u16) -> Option<&mut [u8]> {
+        self.0.append(n)
+    }
+
+    fn gather(&mut self, n: usize) -> bool {
+        self.0.gather(n)
+    }
+
+    fn request_udp_checksum(&mut self, wanted: UdpChecksum) {
+        self.0.request_udp_checksum(wanted.l2_len, wanted.l3_len, wanted.is_v6);
+    }
+
+    #[inline]
+    fn truncate(&mut self, len: usize) -> bool {
+        self.0.truncate(len)
     }
 }
 
@@ -51,6 +90,10 @@ pub enum Transmit {
 /// One worker's share of one port.
 #[derive(Debug)]
 pub struct PortShare {
+    /// How frames look on its wire.
+    pub framing: Framing,
+    /// Whether it computes checksums that packets ask for.
+    pub computes_checksums: bool,
     /// Its receive queue, if the device has one for this worker.
     pub rx: Option<RxQueue>,
     /// How it sends.
@@ -70,6 +113,8 @@ pub struct WorkerDevice {
     /// By worker; none to itself.
     to_workers: Vec<Option<Producer>>,
     from_workers: Vec<Consumer>,
+    /// What packets of the worker's own are made of.
+    pool: Mempool,
     /// The array DPDK fills and empties; empty between calls.
     burst: Burst,
 }
@@ -80,9 +125,16 @@ impl WorkerDevice {
         ports: Vec<PortShare>,
         to_workers: Vec<Option<Producer>>,
         from_workers: Vec<Consumer>,
+        pool: Mempool,
     ) -> Self {
-        Self { ports, to_workers, from_workers, burst: Burst::new() }
+        Self { ports, to_workers, from_workers, pool, burst: Burst::new() }
     }
+}
+
+/// Whether the port is to compute something for any of them: then its driver has to see them twice.
+#[inline(always)]
+fn asks_for_checksum(packets: &Packets<Packet>) -> bool {
+    packets.iter().fold(false, |any, Packet(mbuf)| any | mbuf.requests_checksum())
 }
 
 /// Moves packets to the array DPDK takes, gives it to `send`, and puts back what that left.
@@ -118,6 +170,11 @@ impl Device for WorkerDevice {
     }
 
     #[inline(always)]
+    fn framing(&self, port: PortIndex) -> Framing {
+        self.ports.get(port.as_usize()).map_or(Framing::PLAIN, |share| share.framing)
+    }
+
+    #[inline(always)]
     fn receive(&mut self, port: PortIndex, into: &mut Packets<Packet>) {
         let Some(rx) = self.ports.get_mut(port.as_usize()).and_then(|share| share.rx.as_mut()) else {
             return;
@@ -136,6 +193,10 @@ impl Device for WorkerDevice {
     fn transmit(&mut self, port: PortIndex, packets: &mut Packets<Packet>) -> Transmitted {
         let Some(share) = self.ports.get_mut(port.as_usize()) else { return Transmitted::Sent };
         match &mut share.tx {
+            Transmit::Queue(queue) if share.computes_checksums && asks_for_checksum(packets) => {
+                send_by(&mut self.burst, packets, |burst| _ = queue.transmit_prepared(burst));
+                Transmitted::Sent
+            }
             Transmit::Queue(queue) => {
                 send_by(&mut self.burst, packets, |burst| _ = queue.transmit(burst));
                 Transmitted::Sent
@@ -193,5 +254,9 @@ impl Device for WorkerDevice {
         if let Some(ring) = self.ports.get_mut(port.as_usize()).and_then(|share| share.to_twin.as_mut()) {
             send_by(&mut self.burst, packets, |burst| _ = ring.push(burst));
         }
+    }
+
+    fn reserve(&mut self) -> Option<Packet> {
+        self.pool.alloc().map(Packet)
     }
 }

@@ -2,7 +2,6 @@
 //!
 //! Nothing here decides where a packet goes; when it is done the workers poll, without rules yet.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -11,9 +10,13 @@ use std::thread::{self, JoinHandle};
 use anyhow::{Context, anyhow, bail};
 use cpu::Backing;
 use dataplane::counters::WorkerCounters;
+use dataplane::flow::walk::WalkQueue;
 use dataplane::flow::{FlowTable, HashSecret};
+use dataplane::fragments::FragmentLimits;
 use dataplane::index::{PORTS_MAX, PortIndex, WORKERS_MAX, WorkerIndex};
 use dataplane::line::LineState;
+use dataplane::path::PathReports;
+use dataplane::rules::Rss;
 use dataplane::wire::ethernet::MacAddress;
 use dataplane::worker::{Idle, RulesQueue, Worker};
 use dpdk::ring::{self, Consumer, Producer};
@@ -23,17 +26,25 @@ use tracing::warn;
 
 use crate::clock::TimestampClock;
 use crate::device::{PortShare, Transmit, WorkerDevice};
+use crate::framing;
 use crate::memory::{self, Chosen};
-use crate::ports::{self, DESCRIPTORS, OpenPort};
+use crate::offload;
+use crate::ports::{self, DESCRIPTORS, OpenPort, Opening};
+use crate::random;
+use crate::rss::{Agreement, Spreading};
 use crate::rules::build::PortFacts;
 use crate::rules::slots::Census;
 use crate::rules::{self, KernelDriver, Rules, Workers};
+use crate::slow_path::checks::CheckQueue;
 use crate::slow_path::{Limits, SlowPath, SlowPathCounters, TwinPort, signals};
+use crate::table_memory;
 
 /// Mbufs in a ring between two threads: some bursts of each of their sources.
 const RING_SIZE: u32 = 1_024;
 /// Mbufs a thread keeps in its own mempool cache.
 const CACHE_SIZE: u32 = 256;
+/// The same of mbufs for jumbo frames, of which there are few: 64 threads' caches are not all of them.
+const JUMBO_CACHE_SIZE: u32 = 32;
 
 /// A running worker.
 #[derive(Debug)]
@@ -44,6 +55,10 @@ pub struct WorkerHandle {
     pub counters: Arc<WorkerCounters>,
     /// Where it takes its rules from.
     pub rules: RulesQueue,
+    /// Where it takes orders to walk over its connections from.
+    pub walks: WalkQueue,
+    /// Where it tells of narrow ways.
+    pub path_reports: PathReports,
     /// What its flow table stands on.
     pub table_backing: Backing,
     /// Entries of its flow table.
@@ -61,6 +76,8 @@ pub struct PortHandle {
     pub facts: PortFacts,
     /// Largest layer-3 packet in bytes.
     pub mtu: u16,
+    /// How it spreads packets over the workers.
+    pub spreading: Spreading,
     /// The interface of its kernel twin.
     pub twin_ifname: Option<String>,
     /// DPDK's view of it.
@@ -74,10 +91,14 @@ pub struct Running {
     pub ports: Vec<PortHandle>,
     /// By [`WorkerIndex`].
     pub workers: Vec<WorkerHandle>,
+    /// The owners of flows by the hash of ports with RSS, where there are any.
+    pub rss: Option<Arc<Rss>>,
     /// Rates of the slow path's classes.
     pub slow_path_limits: Arc<Limits>,
     /// What the slow path counts.
     pub slow_path_counters: Arc<SlowPathCounters>,
+    /// Where the slow path hears whom to check, and how.
+    pub checks: CheckQueue,
     /// What DPDK's memory stands on.
     pub memory: Chosen,
     slow_path: Option<JoinHandle<()>>,
@@ -182,7 +203,9 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
     let cores = share_cores(&rules.dataplane.workers, &allowed)?;
     let worker_count = cores.workers.len() as u16;
     let mbuf_count = mbuf_count(rules, u32::from(worker_count));
-    let memory = memory::choose(rules.dataplane.memory, mbuf_count)?;
+    let mbufs_worth = mbuf_count + framing::mbufs_worth_of_pools(&rules.ports);
+    let memory = memory::choose(rules.dataplane.memory, mbufs_worth, ports::physical_reader(&rules.ports))?;
+    table_memory::check(rules.dataplane.memory, rules.dataplane.max_flows, worker_count)?;
     // Before EAL starts threads of its own: they inherit what is blocked here,
     signals::block();
     // and go where this thread may, its lcore excepted if there is more (Programmer's Guide, "Control Thread API").
@@ -190,9 +213,14 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
         affinity::set_thread_affinity([cores.control])
             .map_err(|error| anyhow!("control on core {}: {error}", cores.control))?;
     }
-    let eal = Eal::init(&eal_arguments(rules, &cores, memory, mbuf_count)).context("DPDK does not start")?;
+    let eal = Eal::init(&eal_arguments(rules, &cores, memory, mbufs_worth)).context("DPDK does not start")?;
     let pool = Mempool::create(&eal, "packets", mbuf_count, CACHE_SIZE, DATA_ROOM_BYTES_DEFAULT, None)?;
-    let mut launch = Launch { eal, pool, worker_count, twins: Vec::new(), shares: Vec::new() };
+    let agreement = Agreement::new(worker_count);
+    let sends_segments = framing::has_segments(&rules.ports);
+    let sums_datagrams = offload::sums_datagrams(&rules.services);
+    let (twins, shares) = (Vec::new(), Vec::new());
+    let mut launch =
+        Launch { eal, pool, worker_count, sends_segments, sums_datagrams, agreement, twins, shares };
     launch.shares.resize_with(usize::from(worker_count), Vec::new);
     let mut ports = Vec::new();
     for (index, port) in rules.ports.iter().enumerate() {
@@ -202,8 +230,10 @@ pub fn launch(rules: &Rules) -> anyhow::Result<Running> {
     let mut running = Running {
         ports,
         workers: Vec::new(),
+        rss: launch.agreement.finish(),
         slow_path_limits: Arc::new(Limits::new(&rules.slow_path)),
         slow_path_counters: Arc::default(),
+        checks: CheckQueue::default(),
         memory,
         slow_path: None,
         stop: Arc::default(),
@@ -225,6 +255,11 @@ fn eal_arguments(rules: &Rules, cores: &Cores, memory: Chosen, mbuf_count: u32) 
     arguments
 }
 
+/// Huge pages of 2 MiB that DPDK's memory takes for these rules, with workers on so many cores.
+pub fn huge_pages_needed(rules: &Rules, worker_count: usize) -> u64 {
+    memory::huge_pages(mbuf_count(rules, worker_count as u32) + framing::mbufs_worth_of_pools(&rules.ports))
+}
+
 /// Mbufs that can be out at once: every place that can hold one, added up, and a quarter to spare.
 fn mbuf_count(rules: &Rules, workers: u32) -> u32 {
     let ports = rules.ports.len() as u32;
@@ -235,9 +270,12 @@ fn mbuf_count(rules: &Rules, workers: u32) -> u32 {
         RING_SIZE * (workers * workers.saturating_sub(1) + (workers + 1) * twins + workers * ports);
     // A cache holds half as much again before it gives back (Mempool Library, "Local Cache").
     let in_caches = (workers + 2) * CACHE_SIZE * 3 / 2;
-    let in_bursts = (workers + 1) * 32 * (2 * ports + workers + 2);
+    // Of these a worker's last one is its reserve's: what it takes there it sends burst by burst.
+    let in_bursts = (workers + 1) * 32 * (2 * ports + workers + 3);
     let in_drivers: u32 = rules.ports.iter().map(|port| ports::held_mbufs(port, workers)).sum();
-    let sum = in_queues + in_drivers + in_rings + in_caches + in_bursts;
+    // Fragments that wait for the first of their datagram.
+    let waiting = workers * u32::from(rules.dataplane.fragments.waiting);
+    let sum = in_queues + in_drivers + in_rings + in_caches + in_bursts + waiting;
     // Best one less than a power of two (rte_mempool_create).
     (sum + sum / 4).next_power_of_two() - 1
 }
@@ -247,6 +285,11 @@ struct Launch {
     eal: Eal,
     pool: Mempool,
     worker_count: u16,
+    /// Whether packets may lie in several buffers when they are sent.
+    sends_segments: bool,
+    /// Whether they may need a UDP checksum over all of the datagram.
+    sums_datagrams: bool,
+    agreement: Agreement,
     twins: Vec<TwinPort>,
     /// By worker, then by port.
     shares: Vec<Vec<PortShare>>,
@@ -259,8 +302,8 @@ impl Launch {
 
     /// Opens a port, shares its queues out, and gives it its twin.
     fn open(&mut self, index: PortIndex, port: &rules::Port) -> anyhow::Result<PortHandle> {
-        let OpenPort { port: device, rx, tx, facts, mtu } =
-            ports::open(&self.eal, port, self.worker_count, &self.pool)?;
+        let OpenPort { port: device, rx, tx, facts, mtu, spreading, framing } =
+            self.open_device(index, port)?;
         let mut handed_over = Vec::new();
         let (mut rx, mut tx) = (rx.into_iter(), tx.into_iter());
         for worker in 0..usize::from(self.worker_count) {
@@ -273,6 +316,8 @@ impl Launch {
                 }
             };
             self.shares[worker].push(PortShare {
+                framing,
+                computes_checksums: facts.udp_offload.is_some(),
                 rx: rx.next(),
                 tx,
                 from_twin: None,
@@ -284,7 +329,22 @@ impl Launch {
         if let Some(share) = self.shares[0].last_mut() {
             share.handed_over = handed_over;
         }
-        Ok(PortHandle { name: port.name.clone(), facts, mtu, twin_ifname, device })
+        Ok(PortHandle { name: port.name.clone(), facts, mtu, spreading, twin_ifname, device })
+    }
+
+    fn open_device(&mut self, index: PortIndex, port: &rules::Port) -> anyhow::Result<OpenPort> {
+        let own = framing::pool_of_its_own(port).map(|(count, room)| {
+            Mempool::create(&self.eal, &format!("jumbo.{}", index.0), count, JUMBO_CACHE_SIZE, room, None)
+        });
+        let pool = own.transpose()?;
+        let opening = Opening {
+            eal: &self.eal,
+            worker_count: self.worker_count,
+            pool: pool.as_ref().unwrap_or(&self.pool),
+            sends_segments: self.sends_segments,
+            sums_datagrams: self.sums_datagrams,
+        };
+        ports::open(opening, (index, port), &mut self.agreement)
     }
 
     /// Makes the TAP that carries the port's MAC, and the rings between the workers and it.
@@ -319,16 +379,22 @@ impl Launch {
         let macs: Vec<_> = running.ports.iter().map(|port| port.facts.mac).collect();
         let ends = self.steering_rings()?;
         let shares = std::mem::take(&mut self.shares);
+        // One origin for all: what workers share, they must read at the same time.
+        let clock = TimestampClock::start();
+        let counters: Vec<Arc<WorkerCounters>> = cores.iter().map(|_| Arc::default()).collect();
         for (worker, ((core, ends), ports)) in cores.iter().zip(ends).zip(shares).enumerate() {
             let start = WorkerStart {
-                device: WorkerDevice::new(ports, ends.to, ends.from),
+                device: WorkerDevice::new(ports, ends.to, ends.from, self.pool.clone()),
                 worker: WorkerIndex(worker as u16),
                 core: *core,
                 eal: self.eal.clone(),
                 macs: macs.clone(),
                 max_flows: rules.dataplane.max_flows,
+                fragments: rules.dataplane.fragments,
                 idle: idle(rules.dataplane.idle),
-                counters: Arc::new(WorkerCounters::default()),
+                clock,
+                counters: Arc::clone(&counters[worker]),
+                peers: all_but(&counters, worker),
                 rules: RulesQueue::default(),
                 stop: Arc::clone(&running.stop),
             };
@@ -341,7 +407,8 @@ impl Launch {
     fn start_slow_path(&mut self, cores: &Cores, running: &mut Running) -> anyhow::Result<()> {
         let twins = std::mem::take(&mut self.twins);
         let (limits, counters) = (&running.slow_path_limits, &running.slow_path_counters);
-        let mut slow_path = SlowPath::new(twins, Arc::clone(limits), Arc::clone(counters));
+        let mut slow_path = SlowPath::new(twins, Arc::clone(limits), Arc::clone(counters))
+            .with_checks(running.checks.clone());
         let (eal, stop, core) = (self.eal.clone(), Arc::clone(&running.stop), cores.control);
         let run = move || {
             // Beside control, not on a worker's core. Where it may not be pinned it runs all the same.
@@ -390,10 +457,22 @@ struct WorkerStart {
     eal: Eal,
     macs: Vec<MacAddress>,
     max_flows: u32,
+    fragments: FragmentLimits,
     idle: Idle,
+    clock: TimestampClock,
     counters: Arc<WorkerCounters>,
+    /// The counters of the other workers.
+    peers: Box<[Arc<WorkerCounters>]>,
     rules: RulesQueue,
     stop: Arc<AtomicBool>,
+}
+
+/// What a worker's thread says of itself before it polls.
+struct Started {
+    table_backing: Backing,
+    table_capacity: u32,
+    walks: WalkQueue,
+    path_reports: PathReports,
 }
 
 /// Starts the thread and waits until it polls.
@@ -403,8 +482,18 @@ fn start_worker(start: WorkerStart, backing: Backing) -> anyhow::Result<WorkerHa
     let name = format!("worker-{}", start.worker.0);
     let thread = thread::Builder::new().name(name).spawn(move || run_worker(start, backing, &ready))?;
     match is_ready.recv().unwrap_or_else(|_| Err(anyhow!("its thread ended"))) {
-        Ok((table_backing, table_capacity)) => {
-            Ok(WorkerHandle { core, counters, rules, table_backing, table_capacity, thread: Some(thread) })
+        Ok(Started { table_backing, table_capacity, walks, path_reports }) => {
+            let thread = Some(thread);
+            Ok(WorkerHandle {
+                core,
+                counters,
+                rules,
+                walks,
+                path_reports,
+                table_backing,
+                table_capacity,
+                thread,
+            })
         }
         Err(reason) => {
             // It gives its queues back as it ends, and they must be back before the ports close.
@@ -415,19 +504,29 @@ fn start_worker(start: WorkerStart, backing: Backing) -> anyhow::Result<WorkerHa
 }
 
 /// The worker's thread. Everything it will ever need is allocated on its own core before it says it is ready.
-fn run_worker(
-    start: WorkerStart,
-    backing: Backing,
-    ready: &mpsc::SyncSender<anyhow::Result<(Backing, u32)>>,
-) {
-    let WorkerStart { device, worker, core, eal, macs, max_flows, idle, counters, rules, stop } = start;
+fn run_worker(start: WorkerStart, backing: Backing, ready: &mpsc::SyncSender<anyhow::Result<Started>>) {
+    let WorkerStart {
+        device,
+        worker,
+        core,
+        eal,
+        macs,
+        max_flows,
+        fragments,
+        idle,
+        clock,
+        counters,
+        peers,
+        rules,
+        stop,
+    } = start;
     let prepare = || {
         affinity::set_thread_affinity([core]).map_err(|error| anyhow!("core {core}: {error}"))?;
         // net_tap's driver is woken by a real-time signal: its handler must not run on a worker.
         SigSet::all().thread_block()?;
         let registration = dpdk::thread::register(&eal)?;
-        let table = FlowTable::new(max_flows, backing, HashSecret::new([random(), random()]))
-            .with_context(|| format!("a flow table of {max_flows} entries ([dataplane] max_flows)"))?;
+        let table = FlowTable::new(max_flows, backing, HashSecret::new([random::word(), random::word()]))
+            .with_context(|| format!("no memory for a flow table of [dataplane] max_flows = {max_flows}"))?;
         Ok((registration, table))
     };
     let (_registration, table) = match prepare() {
@@ -437,17 +536,20 @@ fn run_worker(
             return;
         }
     };
-    let told = (table.backing(), table.capacity());
-    let state = LineState::new(table, worker, &macs, random());
-    let mut worker = Worker::new(device, TimestampClock::start(), worker, state, counters, rules);
-    if ready.send(Ok(told)).is_ok() {
+    let (table_backing, table_capacity) = (table.backing(), table.capacity());
+    let state =
+        LineState::new(table, worker, &macs, random::word()).with_peers(peers).with_fragments(fragments);
+    let mut worker = Worker::new(device, clock, worker, state, counters, rules);
+    let (walks, path_reports) = (worker.walk_queue(), worker.path_reports());
+    let started = Started { table_backing, table_capacity, walks, path_reports };
+    if ready.send(Ok(started)).is_ok() {
         worker.run(&stop, idle);
     }
 }
 
-/// 64 random bits: the standard library seeds its hashers from the system.
-fn random() -> u64 {
-    RandomState::new().hash_one(0)
+fn all_but(counters: &[Arc<WorkerCounters>], worker: usize) -> Box<[Arc<WorkerCounters>]> {
+    let others = counters.iter().enumerate().filter(|(other, _)| *other != worker);
+    others.map(|(_, counters)| Arc::clone(counters)).collect()
 }
 
 fn idle(idle: rules::Idle) -> Idle {

@@ -4,17 +4,30 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use dataplane::index::PortIndex;
+use dataplane::stage::framing::Framing;
 use dataplane::wire::ethernet::MacAddress;
-use dpdk::{Eal, Mempool, Port, PortConfig, RxQueue, TxQueue};
+use dpdk::{Burst, Eal, Mempool, Port, PortConfig, PortInfo, RxQueue, TxQueue};
 use nix::net::if_::if_nametoindex;
+use tracing::{info, warn};
 
 use crate::api::socket_path::{self, Occupant};
 use crate::endless;
+use crate::framing;
+use crate::memory::PhysicalReader;
+use crate::offload;
+use crate::pci::{self, Owner};
+use crate::rss::{Agreement, Spreading};
 use crate::rules::build::PortFacts;
-use crate::rules::{self, Device, KernelDriver};
+use crate::rules::{self, Device, KernelDriver, MTU_MIN_IPV6};
 
 /// Descriptors of a queue, either way: DPDK's customary number.
 pub const DESCRIPTORS: u16 = 512;
+/// Bytes of an af_packet ring, of each queue each way: enough for the bursts of a 64 KiB TCP window from some dozens of
+/// senders, 2,048 frames of the usual size.
+const RING_BYTES: u32 = 4 << 20;
+/// The errno of a driver that lacks a function (rte_ethdev.h).
+const ENOTSUP: i32 = 95;
 
 /// A port that is open and receives.
 #[derive(Debug)]
@@ -29,6 +42,10 @@ pub struct OpenPort {
     pub facts: PortFacts,
     /// Largest layer-3 packet in bytes.
     pub mtu: u16,
+    /// How it spreads packets over the workers.
+    pub spreading: Spreading,
+    /// How frames look on its wire.
+    pub framing: Framing,
 }
 
 /// Mbufs a port may hold beyond its descriptors: af_xdp's driver keeps 2,048 in each queue's fill ring
@@ -53,20 +70,44 @@ pub fn eal_arguments(ports: &[rules::Port]) -> Vec<String> {
     if pci.is_empty() { vec!["--no-pci".into()] } else { pci.into_iter().flatten().collect() }
 }
 
-/// Opens `port` for `worker_count` workers.
+/// The first port whose device reads memory by physical addresses.
+pub fn physical_reader(ports: &[rules::Port]) -> Option<PhysicalReader> {
+    ports.iter().find_map(|port| match &port.device {
+        Device::Pci { address } => match pci::owner(address) {
+            Owner::Uio(driver) => Some(PhysicalReader { address: address.clone(), driver }),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+/// What a port is opened with.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The DPDK it belongs to.
+    pub eal: &'a Eal,
+    /// Workers that share it.
+    pub worker_count: u16,
+    /// What received packets go into.
+    pub pool: &'a Mempool,
+    /// Whether packets to be sent may lie in several buffers.
+    pub sends_segments: bool,
+    /// Whether they may need a UDP checksum over all of the datagram.
+    pub sums_datagrams: bool,
+}
+
+/// Opens `port`, in agreement with the ports before it.
 ///
 /// # Errors
 /// What DPDK says, with what the rules asked for.
-pub fn open(eal: &Eal, port: &rules::Port, worker_count: u16, pool: &Mempool) -> anyhow::Result<OpenPort> {
+pub fn open(
+    opening: Opening<'_>,
+    (index, port): (PortIndex, &rules::Port),
+    agreement: &mut Agreement,
+) -> anyhow::Result<OpenPort> {
     let what = || format!("[[port]] {}: device \"{}\"", port.name, port.device);
-    let mut device = attach(eal, port, worker_count).with_context(what)?;
-    start(&mut device, port, worker_count, pool).with_context(what).map(|(rx, tx, facts, mtu)| OpenPort {
-        port: device,
-        rx,
-        tx,
-        facts,
-        mtu,
-    })
+    let device = attach(opening.eal, port, opening.worker_count).with_context(what)?;
+    start(device, (index, port), opening, agreement).with_context(what)
 }
 
 /// Refuses a name that an interface has: net_tap would join that one as a second queue, if it is a TAP of another
@@ -81,6 +122,24 @@ pub fn refuse_existing_interface(ifname: &str, way_out: &str) -> anyhow::Result<
     }
 }
 
+/// The kernel cuts or refuses what is longer than its interface's MTU, and DPDK's drivers say nothing.
+fn refuse_smaller_interface(port: &rules::Port) -> anyhow::Result<()> {
+    let Some((mtu, (driver, interface))) = port.mtu.zip(port.device.kernel_interface()) else {
+        return Ok(());
+    };
+    if driver == KernelDriver::Tap {
+        // It is not there yet.
+        return Ok(());
+    }
+    let wanted = mtu.saturating_add(framing::second_tag_len(port));
+    match framing::interface_mtu(interface) {
+        Some(has) if has < wanted => bail!(
+            "`mtu = {mtu}` and the MTU of interface {interface} is {has}: ip link set dev {interface} mtu {wanted}"
+        ),
+        _ => Ok(()),
+    }
+}
+
 fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Port> {
     let arguments = |queues| device_arguments(port, queues);
     if let Some((KernelDriver::Tap, interface)) = port.device.kernel_interface()
@@ -91,8 +150,11 @@ fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Po
             "another Crossdock's? a TAP port makes its own: choose another name",
         )?;
     }
+    refuse_smaller_interface(port)?;
     match &port.device {
-        Device::Pci { address } => Ok(Port::find(eal, address)?),
+        Device::Pci { address } => {
+            Port::find(eal, address).with_context(|| pci::why_no_port(address, &pci::owner(address)))
+        }
         Device::AfXdp { interface } => {
             let queues = worker_count.min(kernel_rx_queues(interface));
             // A driver may offer fewer combined queues than it has receive queues (veth offers one).
@@ -112,31 +174,107 @@ fn attach(eal: &Eal, port: &rules::Port, worker_count: u16) -> anyhow::Result<Po
     }
 }
 
-type Started = (Vec<RxQueue>, Vec<TxQueue>, PortFacts, u16);
-
 fn start(
-    device: &mut Port,
-    port: &rules::Port,
-    worker_count: u16,
-    pool: &Mempool,
-) -> anyhow::Result<Started> {
+    mut device: Port,
+    (index, port): (PortIndex, &rules::Port),
+    opening: Opening<'_>,
+    agreement: &mut Agreement,
+) -> anyhow::Result<OpenPort> {
+    let Opening { worker_count, pool, sends_segments, sums_datagrams, .. } = opening;
     let info = device.info()?;
+    let udp_offload = if sums_datagrams { offload::udp_checksum(port, &info) } else { None };
+    let (rx_queues_max, tx_queues_max) = queues_max(&info);
+    let rx_queue_count = worker_count.min(rx_queues_max).max(1);
+    let vlan_to_accept = framing::vlan_to_accept(port, &info);
     let config = PortConfig {
-        rx_queue_count: worker_count.min(info.rx_queues_max).max(1),
-        tx_queue_count: worker_count.min(info.tx_queues_max).max(1),
+        rx_queue_count,
+        tx_queue_count: worker_count.min(tx_queues_max).max(1),
         rx_descriptor_count: DESCRIPTORS,
         tx_descriptor_count: DESCRIPTORS,
-        mtu: None,
+        scatter: framing::is_jumbo(port),
+        sends_segments,
+        computes_udp_checksums: udp_offload.is_some(),
+        filters_vlans: vlan_to_accept.is_some(),
+        mtu: port.mtu.filter(|_| matches!(port.device, Device::Pci { .. })),
+        rss_key: agreement.key_for(&info, rx_queue_count),
     };
-    device.configure(&config, pool)?;
-    let (rx, tx) = device.start()?;
+    if let Err(error) = device.configure(&config, pool) {
+        // Perhaps it has a key of its own.
+        let without_key = PortConfig { rss_key: None, ..config };
+        device.configure(&without_key, pool).map_err(|_| error)?;
+    }
+    let (mut rx, tx) = device.start()?;
+    let spreading = agreement.set_up(index, &mut device, &info, rx_queue_count);
+    if spreading == Spreading::Rss {
+        // What came before the table was set came to anybody.
+        rx.iter_mut().for_each(forget_received);
+    }
+    if let Some(vid) = vlan_to_accept {
+        device.accept_vlan(vid)?;
+    }
+    if port.kernel {
+        accept_multicast(&mut device, &port.name);
+    }
     if let Some(mac) = port.mac
         && device.mac()? != mac.0
     {
         device.set_mac(mac.0)?;
     }
-    let facts = PortFacts { mac: MacAddress(device.mac()?), is_station: is_station(&port.device) };
-    Ok((rx, tx, facts, device.mtu()?))
+    let mtu = settle_mtu(&mut device, port)?;
+    if mtu < MTU_MIN_IPV6 && port.addresses.iter().any(|net| net.addr().is_ipv6()) {
+        bail!(
+            "its MTU is {mtu}, and IPv6, of which it has addresses, needs {MTU_MIN_IPV6} (RFC 8200 section 5)"
+        );
+    }
+    let (mac, is_station) = (MacAddress(device.mac()?), is_station(&port.device));
+    let facts = PortFacts { mac, is_station, mtu, udp_offload };
+    let framing = framing::of(port, &info);
+    Ok(OpenPort { port: device, rx, tx, facts, mtu, spreading, framing })
+}
+
+/// How long packets may be: as the rules say, which the device is told where it can be; else as its interface or the device
+/// itself has it. Drivers of kernel interfaces say 1,500 whatever the interface has.
+fn settle_mtu(device: &mut Port, port: &rules::Port) -> anyhow::Result<u16> {
+    let of_device = device.mtu()?;
+    let Some(mtu) = port.mtu else {
+        return Ok(framing::mtu_of(port).unwrap_or(of_device));
+    };
+    if mtu != of_device
+        && let Err(error) = device.set_mtu(mtu)
+    {
+        info!("port {}: the device keeps its MTU of {of_device}: {error}", port.name);
+    }
+    Ok(mtu)
+}
+
+/// Receive and transmit queues that a device can use. DPDK's em driver offers two of each for every device it knows, and the
+/// older ones (82540, 82545) have one: what is put into their second transmit queue never leaves. A second receive queue
+/// would stay empty anyway, for the driver sets up no RSS.
+fn queues_max(info: &PortInfo) -> (u16, u16) {
+    match info.driver.as_str() {
+        "net_e1000_em" => (1, 1),
+        _ => (info.rx_queues_max, info.tx_queues_max),
+    }
+}
+
+/// Frees what a queue holds, at most as many packets as it has descriptors.
+fn forget_received(queue: &mut RxQueue) {
+    let mut burst = Burst::new();
+    for _ in 0..usize::from(DESCRIPTORS) / dpdk::BURST_MAX {
+        if queue.receive(&mut burst) == 0 {
+            return;
+        }
+        burst.clear();
+    }
+}
+
+/// The kernel behind a twin speaks OSPF, VRRP and neighbour discovery, which are multicast; a NIC drops what nobody asked
+/// for. Drivers that cannot be asked stand on something else that filters, or does not (af_packet, af_xdp, memif, pcap).
+fn accept_multicast(device: &mut Port, name: &str) {
+    match device.accept_multicast() {
+        Ok(()) | Err(dpdk::Error::Call { errno: ENOTSUP, .. }) => {}
+        Err(reason) => warn!("[[port]] {name}: multicast may not reach its kernel twin: {reason}"),
+    }
 }
 
 /// Whether the device is on a network where frames for other stations may pass by. Captures, rings and the null device
@@ -164,11 +302,14 @@ fn device_arguments(port: &rules::Port, queues: u16) -> String {
                 output.as_ref().map(|path| format!(",tx_pcap={}", path.display())).unwrap_or_default();
             format!("net_pcap_{name},rx_pcap={}{output}", input.display())
         }
-        // 2,048 frames of 2,048 bytes a ring and queue, in blocks of 64 KiB: 4 MiB each way, enough for the bursts
-        // of a 64 KiB TCP window from some dozens of senders.
-        Device::AfPacket { interface } => format!(
-            "net_af_packet_{name},iface={interface},qpairs={queues},blocksz=65536,framesz=2048,framecnt=2048"
-        ),
+        // In blocks of 64 KiB.
+        Device::AfPacket { interface } => {
+            let frame_bytes = framing::ring_frame_bytes(framing::mtu_of(port));
+            let count = RING_BYTES / u32::from(frame_bytes);
+            format!(
+                "net_af_packet_{name},iface={interface},qpairs={queues},blocksz=65536,framesz={frame_bytes},framecnt={count}"
+            )
+        }
         Device::AfXdp { interface } => {
             format!("net_af_xdp_{name},iface={interface},start_queue=0,queue_count={queues}")
         }
@@ -209,6 +350,28 @@ mod tests {
     }
 
     #[test]
+    fn of_a_driver_that_offers_too_many_queues_one_is_used() {
+        let info = |driver: &str| PortInfo {
+            driver: driver.into(),
+            rx_queues_max: 4,
+            tx_queues_max: 2,
+            rx_descriptors_max: 512,
+            tx_descriptors_max: 512,
+            rx_packet_bytes_max: 1_518,
+            mtu_min: 68,
+            mtu_max: 1_500,
+            rx_offloads: 0,
+            tx_offloads: 0,
+            rss_hash_types: 0,
+            reta_size: 0,
+            hash_key_bytes: 0,
+            socket: None,
+        };
+        assert_eq!(queues_max(&info("net_e1000_em")), (1, 1));
+        assert_eq!(queues_max(&info("net_virtio")), (4, 2));
+    }
+
+    #[test]
     fn without_pci_ports_no_pci_device_is_touched() {
         let port = |device| rules::Port {
             name: "front".into(),
@@ -217,6 +380,9 @@ mod tests {
             addresses: Vec::new(),
             local_addresses: Vec::new(),
             mac: None,
+            vlan: None,
+            mtu: None,
+            checksum_offload: true,
         };
         assert_eq!(eal_arguments(&[port(Device::Null)]), ["--no-pci"]);
         let address = "0000:03:00.0".to_owned();

@@ -18,6 +18,7 @@ use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
 use dataplane::memory::{MemoryDevice, MemoryPacket};
 use dataplane::packet::PacketBuf;
+use dataplane::stage::framing::Framing;
 use dataplane::time::{Clock, Millis};
 use dataplane::wire::ethernet::MacAddress;
 use dataplane::worker::{RulesQueue, Worker};
@@ -26,7 +27,8 @@ use crate::capture::{CaptureReader, CaptureWriter};
 use crate::report::{self, Accounts, Report};
 use crate::rules::build::{Builder, PortFacts, static_next_hops};
 use crate::rules::slots::NoWorkers;
-use crate::rules::{Port, Rules};
+use crate::rules::{Memory, Port, Rules};
+use crate::table_memory;
 
 /// Nobody attacks a file, and two runs shall give the same connections the same places.
 const SECRET: HashSecret = HashSecret::new([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03]);
@@ -84,10 +86,11 @@ pub fn replay(rules: &Rules, input: &Path, output: &Path, port: Option<&str>) ->
 
 /// Backends that cannot be reached, by service and address: no `[[neighbour]]` says how.
 pub fn unreachable_backends(rules: &Rules) -> Vec<String> {
-    let next_hops = static_next_hops(rules);
-    let of_service = |service: &crate::rules::Service| {
-        let unknown = service.backends.iter().filter(|backend| !next_hops.contains_key(&backend.address));
-        unknown.map(|backend| format!("{}: {}", service.name, backend.address)).collect::<Vec<_>>()
+    let (next_hops, own) = (static_next_hops(rules), rules.own_addresses());
+    let of_service = |service: &std::sync::Arc<crate::rules::Service>| {
+        let is_unknown = |address: &_| !next_hops.contains_key(address) && !own.contains(address);
+        let addresses = service.addresses().filter(is_unknown);
+        addresses.map(|address| format!("{}: {address}", service.name)).collect::<Vec<_>>()
     };
     rules.services.iter().flat_map(of_service).collect()
 }
@@ -106,7 +109,7 @@ fn is_same_file(input: &Path, output: &Path) -> bool {
 }
 
 /// The MAC that the rules give a port, or one made up from its place.
-fn port_mac(index: usize, port: &Port) -> MacAddress {
+pub(crate) fn port_mac(index: usize, port: &Port) -> MacAddress {
     port.mac.map_or(MacAddress([2, 0, 0, 0, 0, index as u8 + 1]), |mac| MacAddress(mac.0))
 }
 
@@ -115,19 +118,27 @@ impl Replay {
         let macs: Vec<_> =
             rules.ports.iter().enumerate().map(|(index, port)| port_mac(index, port)).collect();
         // A capture holds the frames of both sides, whatever the MAC they were sent to.
-        let facts = macs.iter().map(|mac| PortFacts { mac: *mac, is_station: false }).collect();
+        let facts = macs.iter().zip(&rules.ports).map(|(mac, port)| PortFacts {
+            mac: *mac,
+            is_station: false,
+            mtu: port.mtu.unwrap_or(0),
+            udp_offload: None,
+        });
+        let facts = facts.collect();
         let mut builder = Builder::new(facts, 1);
         let built = builder.build(rules, &static_next_hops(rules), &NoWorkers)?;
         let (counters, queue) = (Arc::<WorkerCounters>::default(), RulesQueue::default());
         let mut accounts = Accounts::default();
         accounts.note(&built, &builder, &[&counters]);
-        queue.publish(built.publication()).ok().context("a new queue takes the rules")?;
+        queue.publish(built.publication(|| 0)).ok().context("a new queue takes the rules")?;
+        table_memory::check(Memory::Plain, rules.dataplane.max_flows, 1)?;
         let table = FlowTable::new(rules.dataplane.max_flows, Backing::Plain, SECRET)
             .with_context(|| format!("memory for {} flows", rules.dataplane.max_flows))?;
-        let state = LineState::new(table, WorkerIndex(0), &macs, 0);
+        let state = LineState::new(table, WorkerIndex(0), &macs, 0).with_fragments(rules.dataplane.fragments);
         let mut device = MemoryDevice::with_ports(rules.ports.len());
         for (memory, port) in device.ports.iter_mut().zip(&rules.ports) {
             memory.twin = port.kernel;
+            memory.framing = Framing { tags: port.vlan, ..Framing::PLAIN };
         }
         let clock = VirtualClock::default();
         let counted = Arc::clone(&counters);

@@ -63,6 +63,14 @@ fn every_rules_file_gets_the_answer_that_stands_beside_it() {
 }
 
 #[test]
+fn every_file_of_configs_is_valid() {
+    for file in files_ending(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs"), "toml") {
+        let Outcome { code, stderr, .. } = check(&file.display().to_string());
+        assert_eq!(code, 0, "{stderr}");
+    }
+}
+
+#[test]
 fn five_errors_are_five_messages_each_with_its_line_and_a_caret() {
     let Outcome { code, stdout, stderr } = check("five-errors.toml");
     assert_eq!((code, stdout.as_str()), (1, ""));
@@ -114,5 +122,20 @@ fn a_reader_that_has_left_is_no_error() {
     };
     assert_eq!(run(&["check", "-c", "valid-pcap.toml"]), Some(0));
     assert_eq!(run(&["check", "-c", "five-errors.toml"]), Some(1), "an abort has no code, a panic 101");
-    assert_eq!(run(&["status", "--socket", "/nonexistent/crossdock.sock"]), Some(1));
+    assert_eq!(run(&["status", "--socket", "/nonexistent/crossdock.sock"]), Some(3));
+}
+
+/// docs/guide/real-nic.md says what to write; it must be right.
+#[test]
+fn the_guides_rules_are_valid() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/guide/real-nic.md");
+    let guide = fs::read_to_string(guide).unwrap();
+    let (_, after) = guide.split_once("    # /etc/crossdock/rules.toml\n").expect("the rules");
+    let lines = after.lines().take_while(|line| line.is_empty() || line.starts_with("    "));
+    let rules: String = lines.map(|line| format!("{line}\n")).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("rules.toml");
+    fs::write(&path, &rules).unwrap();
+    let Outcome { code, stderr, .. } = check(path.to_str().unwrap());
+    assert!(code == 0 && rules.contains("[[service.backend]]"), "{stderr}\n{rules}");
 }

@@ -25,7 +25,24 @@ fn cases() -> Vec<PathBuf> {
     let mut cases: Vec<_> = entries.filter(|path| path.is_dir()).collect();
     cases.sort();
     let names: Vec<_> = cases.iter().map(|case| case.file_name().unwrap().to_str().unwrap()).collect();
-    let expected = ["dr-tcp", "fragments", "fullnat-tcp", "garbage", "lying-lengths", "mh", "udp"];
+    let expected = [
+        "dr-tcp",
+        "echo",
+        "fragments",
+        "fullnat-tcp",
+        "garbage",
+        "icmp-errors",
+        "ipv6",
+        "lying-lengths",
+        "matching",
+        "mh",
+        "nat",
+        "policy",
+        "schedulers",
+        "tunnel",
+        "tunnel-errors",
+        "udp",
+    ];
     assert_eq!(names, expected);
     cases
 }
@@ -67,40 +84,63 @@ fn the_books_balance() {
         let dropped: u64 = drops.values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(packets["dropped"], dropped, "{}", case.display());
         let out = sum("tx_packets") + packets["punted"].as_u64().unwrap() + dropped;
-        assert_eq!(sum("rx_packets"), out, "{}", case.display());
+        let own = packets["own_resets"].as_u64().unwrap();
+        assert_eq!(sum("rx_packets") + own, out, "{}", case.display());
     }
 }
 
-/// One line a packet: the statuses of its IPv4, TCP and UDP checksums, empty where there is none.
-fn checksum_statuses(capture: &Path) -> Vec<[String; 3]> {
+/// What tshark says of the checksums of a packet, quoted ones and reassembled ones among them.
+struct Statuses {
+    /// Of each IPv4 header.
+    ip: Vec<String>,
+    /// Of the ICMP or ICMPv6 message, else of the TCP or UDP header. Of a TCP header that is quoted tshark says nothing true where
+    /// less than the segment is.
+    l4: Vec<String>,
+    /// It is a fragment: what is told of it is told with the last one of its datagram.
+    is_part: bool,
+}
+
+fn statuses(capture: &Path) -> Vec<Statuses> {
+    const PROTOCOLS: [&str; 5] = ["ip", "tcp", "udp", "icmp", "icmpv6"];
     let checks = ["ip", "tcp", "udp"].map(|protocol| format!("{protocol}.check_checksum:TRUE"));
-    let fields = ["ip", "tcp", "udp"].map(|protocol| format!("{protocol}.checksum.status"));
+    let mut fields = PROTOCOLS.map(|protocol| format!("{protocol}.checksum.status")).to_vec();
+    fields.extend(["ip.flags.mf", "ip.frag_offset", "ipv6.fraghdr.ident"].map(str::to_owned));
     let output = Command::new("tshark")
         .arg("-r")
         .arg(capture)
         .args(checks.iter().flat_map(|check| ["-o", check]))
-        .args(["-T", "fields", "-E", "separator=,"])
+        // GUE's variant 1 is IP in UDP.
+        .args(["-d", "udp.port==6080,ip", "-T", "fields", "-E", "separator=;"])
         .args(fields.iter().flat_map(|field| ["-e", field]))
         .output()
         .unwrap_or_else(|error| panic!("tshark cannot be run ({error}): apt-get install tshark"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let stdout = String::from_utf8(output.stdout).unwrap();
-    let statuses = |line: &str| -> [String; 3] {
-        let columns: Vec<_> = line.split(',').map(str::to_owned).collect();
-        columns.try_into().unwrap_or_else(|line| panic!("three columns, not {line:?}"))
+    let of_line = |line: &str| {
+        let split =
+            |column: &str| column.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
+        let columns: Vec<Vec<String>> = line.split(';').map(split).collect();
+        let [ip, tcp, udp, icmp, icmpv6, more, offset, part6] = &columns[..] else { panic!("{line:?}") };
+        let message = [&icmp[..], icmpv6].concat();
+        let l4 = if message.is_empty() { [&tcp[..], udp].concat() } else { message };
+        // The first is the packet's own, the second what it quotes.
+        let is_set = |column: &[String]| column.first().is_some_and(|value| value != "0" && value != "False");
+        let is_part = is_set(more) || is_set(offset) || !part6.is_empty();
+        Statuses { ip: ip.clone(), l4, is_part }
     };
-    stdout.lines().map(statuses).collect()
+    String::from_utf8(output.stdout).unwrap().lines().map(of_line).collect()
 }
 
 #[test]
 fn tshark_finds_every_checksum_right() {
     let mut checked = 0;
     for case in cases() {
-        for (number, [ip, tcp, udp]) in checksum_statuses(&case.join("out.pcap")).into_iter().enumerate() {
+        for (number, Statuses { ip, l4, is_part }) in statuses(&case.join("out.pcap")).into_iter().enumerate()
+        {
             let what = format!("{} packet {}", case.display(), number + 1);
-            assert_eq!(ip, GOOD, "{what}: IPv4");
-            let l4_is_right = tcp == GOOD || udp == GOOD || udp == NOT_PRESENT;
-            assert!(l4_is_right && tcp != BAD && udp != BAD, "{what}: TCP {tcp:?}, UDP {udp:?}");
+            assert!(ip.iter().all(|status| status == GOOD), "{what}: IPv4 {ip:?}");
+            assert!(l4.iter().all(|status| status != BAD), "{what}: {l4:?}");
+            let is_told = l4.first().is_some_and(|status| status == GOOD || status == NOT_PRESENT);
+            assert!(is_told || is_part, "{what}: {l4:?}");
             checked += 1;
         }
     }
@@ -115,5 +155,6 @@ fn tshark_would_notice_a_wrong_checksum() {
     capture[24 + 16 + 14 + 15] ^= 1;
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), capture).unwrap();
-    assert_eq!(checksum_statuses(file.path())[0], [BAD.to_owned(), BAD.to_owned(), String::new()]);
+    let statuses = &statuses(file.path())[0];
+    assert_eq!((&statuses.ip[..], &statuses.l4[..]), (&[BAD.to_owned()][..], &[BAD.to_owned()][..]));
 }

@@ -14,6 +14,7 @@ use cpu::Backing;
 use dataplane::flow::{FlowTable, HashSecret};
 use dataplane::index::WorkerIndex;
 use dataplane::line::LineState;
+use dataplane::stage::framing::Framing;
 use dataplane::wire::ethernet::MacAddress;
 use dataplane::worker::{RulesQueue, Worker};
 use dpdk::ring::{self, Consumer};
@@ -76,10 +77,17 @@ impl Bench {
         let (to_back, back_rx) = ring_port(eal, &pool, "in");
         let (back_tx, from_back) = ring_port(eal, &pool, "out");
         let (front_tx, from_front) = ring::channel(eal, "front", 64).expect("a ring");
-        let share =
-            |rx, tx| PortShare { rx: Some(rx), tx, from_twin: None, handed_over: Vec::new(), to_twin: None };
+        let share = |rx, tx| PortShare {
+            framing: Framing::PLAIN,
+            computes_checksums: false,
+            rx: Some(rx),
+            tx,
+            from_twin: None,
+            handed_over: Vec::new(),
+            to_twin: None,
+        };
         let ports = vec![share(front_rx, Transmit::Ring(front_tx)), share(back_rx, Transmit::Queue(back_tx))];
-        let device = WorkerDevice::new(ports, vec![None], Vec::new());
+        let device = WorkerDevice::new(ports, vec![None], Vec::new(), pool.clone());
         let table = FlowTable::new(
             1_024,
             Backing::Plain,
@@ -92,7 +100,7 @@ impl Bench {
             1,
         );
         let queue = RulesQueue::default();
-        queue.publish(rules().publication()).expect("an empty queue");
+        queue.publish(rules().publication(|| 0)).expect("an empty queue");
         let worker =
             Worker::new(device, TimestampClock::start(), WorkerIndex(0), state, Arc::default(), queue);
         Self { pool, worker, to_front, to_back, from_front, from_back }
@@ -107,7 +115,12 @@ impl Bench {
 
 fn rules() -> control::rules::build::Built {
     let rules = Rules::parse("rules", RULES).unwrap_or_else(|errors| panic!("{}", errors.plain()));
-    let facts = [FRONT, BACK].map(|mac| PortFacts { mac: MacAddress(mac), is_station: true });
+    let facts = [FRONT, BACK].map(|mac| PortFacts {
+        mac: MacAddress(mac),
+        is_station: true,
+        mtu: 0,
+        udp_offload: None,
+    });
     Builder::new(facts.to_vec(), 1).build(&rules, &static_next_hops(&rules), &NoWorkers).expect("rules")
 }
 

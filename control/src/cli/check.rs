@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use control::rules::Rules;
+use control::rules::{Rules, nested};
+
+/// Pairs of services that are told of.
+const NESTED_MAX: usize = 20;
 
 /// Check a rules file: every error at once, each with its line, a caret and a way out
 #[derive(Args, Debug)]
@@ -19,8 +22,19 @@ impl Check {
         let backends: usize = rules.services.iter().map(|service| service.backends.len()).sum();
         let counts = [(rules.ports.len(), "port"), (rules.services.len(), "service"), (backends, "backend")]
             .map(counted);
-        super::print(format_args!("{}: ok: {}\n", self.config.display(), counts.join(", ")))
+        let order = order(&rules);
+        super::print(format_args!("{}: ok: {}\n{order}", self.config.display(), counts.join(", ")))
     }
+}
+
+/// A line for each pair of services of which one goes before the other.
+fn order(rules: &Rules) -> String {
+    let pairs = nested(rules);
+    let mut lines: String = pairs.iter().take(NESTED_MAX).map(|pair| format!("  {pair}\n")).collect();
+    if let Some(more) = pairs.len().checked_sub(NESTED_MAX).filter(|more| *more > 0) {
+        lines += &format!("  and {more} more such pairs\n");
+    }
+    lines
 }
 
 fn counted((count, noun): (usize, &str)) -> String {

@@ -8,6 +8,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 mod check;
+mod doctor;
+mod explain;
+mod flows;
+mod nic;
 mod replay;
 mod run;
 mod status;
@@ -23,6 +27,10 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Check(check::Check),
+    Doctor(doctor::Doctor),
+    Explain(explain::Explain),
+    Flows(flows::Flows),
+    Nic(nic::Nic),
     Replay(replay::Replay),
     Run(run::Run),
     Status(status::Status),
@@ -37,6 +45,10 @@ impl Cli {
     pub(crate) fn run(self) -> anyhow::Result<()> {
         match self.command {
             Command::Check(check) => check.run(),
+            Command::Doctor(doctor) => doctor.run(),
+            Command::Explain(explain) => explain.run(),
+            Command::Flows(flows) => flows.run(),
+            Command::Nic(nic) => nic.run(),
             Command::Replay(replay) => replay.run(),
             Command::Run(run) => run.run(),
             Command::Status(status) => status.run(),

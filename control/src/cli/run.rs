@@ -25,6 +25,15 @@ pub(crate) struct Run {
     /// How the summary at the end is printed; json is one line, the last of stdout
     #[arg(long, value_enum, default_value_t = Summary::Text)]
     summary: Summary,
+    /// How the log on stderr is written; json is an object a line
+    #[arg(long, value_enum, default_value_t = LogFormat::Text)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -35,15 +44,17 @@ enum Summary {
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let colours = std::io::stderr().is_terminal();
+        let Self { config, duration, until_idle, summary, log_format } = self;
         // A closed stderr must not end the process: what cannot be logged is not complained of on stderr either.
-        tracing_subscriber::fmt()
+        let log = tracing_subscriber::fmt()
             .with_writer(std::io::stderr)
             .with_target(false)
-            .with_ansi(colours)
-            .log_internal_errors(false)
-            .init();
-        let Self { config, duration, until_idle, summary } = self;
+            .with_ansi(std::io::stderr().is_terminal())
+            .log_internal_errors(false);
+        match log_format {
+            LogFormat::Text => log.init(),
+            LogFormat::Json => log.json().init(),
+        }
         let report = director::run(&Options { rules: config, duration, until_idle })?;
         match summary {
             Summary::Text => super::print(report),

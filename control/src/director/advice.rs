@@ -1,4 +1,4 @@
-//! Losses that an operator can mend, told in the log with what to do: each at most every ten seconds.
+//! Losses that an operator can mend, and what to do: in the log, each at most every ten seconds, and in `status`.
 
 use std::time::{Duration, Instant};
 
@@ -9,15 +9,25 @@ use dataplane::verdict::DropReason;
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// What mends a reason; reasons that are the packet's own fault have no remedy here.
-const fn remedy(reason: DropReason) -> Option<&'static str> {
+pub(crate) const fn remedy(reason: DropReason) -> Option<&'static str> {
     Some(match reason {
         DropReason::NoBackend => "give a backend of the service a weight above 0",
         DropReason::NoLocalPort => "give the port towards the backends more local_addresses",
         DropReason::TableFull => "raise [dataplane] max_flows",
+        DropReason::FragmentsFull => "raise [dataplane] fragments, or see who sends datagrams in pieces",
         DropReason::ClientStationsFull => "put a router between the director and that many stations",
         DropReason::NextHopUnresolved => "see that the backend answers ARP, or name it in [[neighbour]]",
         DropReason::SlowPathFull => "see what floods the director itself; crossdock status counts it by port",
         DropReason::SteerFull => "give the workers more cores, or fewer flows that arrive on the wrong one",
+        DropReason::OtherVlan => "see that the switch sends this port the VLAN of its `vlan`, and no other",
+        DropReason::CutByDriver => {
+            "af_packet's ring takes frames of up to 1,982 bytes: switch off what makes longer ones, on the interface and on \
+             whatever sends to it (ethtool -K IFACE gro off gso off tso off), or use af_xdp. Fragments are reassembled by \
+             the kernel before they come here, and cut if that is too long: there only af_xdp helps"
+        }
+        DropReason::SegmentsUnsent => {
+            "send by a device that takes packets in several buffers, such as a NIC or af_packet"
+        }
         DropReason::TxRefused => "see whether the port's link is up and fast enough",
         _ => return None,
     })

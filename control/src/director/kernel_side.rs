@@ -1,19 +1,21 @@
 //! What the rules ask of the kernel: interfaces hidden from it, twins with addresses, next hops read from it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
 use dataplane::index::PortIndex;
+use dataplane::prefix::Prefix;
 use dataplane::wire::ethernet::MacAddress;
 use futures_util::future::select_all;
+use ipnet::IpNet;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::kernel::{
-    self, KernelError, Neighbours, NextHops as KernelNextHops, Refresh, Shield, Twin, TwinSettings, Wanted,
-    XdpGuard, xdp,
+    self, CheckRoute, CheckRoutes, KernelError, Neighbours, NextHops as KernelNextHops, Refresh, Shield,
+    Twin, TwinSettings, Wanted, XdpGuard, xdp,
 };
 use crate::launch::PortHandle;
 use crate::rules::build::{NextHop, NextHops};
@@ -35,7 +37,7 @@ impl Guards {
         for port in &rules.ports {
             let what = || format!("[[port]] {}: device \"{}\"", port.name, port.device);
             match port.device.kernel_interface() {
-                Some((KernelDriver::AfPacket, interface)) => {
+                Some((KernelDriver::AfPacket | KernelDriver::Pcap, interface)) => {
                     let shield = Shield::install(&kernel::connect()?, interface).await.with_context(what)?;
                     if !shield.covers_egress() {
                         info!(
@@ -102,20 +104,21 @@ pub(super) struct KernelSide {
     twins: Vec<(usize, Twin)>,
     neighbours: Option<Neighbours>,
     rows: Option<watch::Receiver<Arc<KernelNextHops>>>,
+    check_routes: CheckRoutes,
 }
 
 impl KernelSide {
-    /// Puts addresses on the twins and starts to watch next hops.
+    /// Puts addresses on the twins, `vips` among them, and starts to watch next hops of `targets`.
     pub(super) async fn start(
         &mut self,
         rules: &Rules,
         ports: &[PortHandle],
-        targets: BTreeSet<Ipv4Addr>,
+        (targets, vips): (BTreeSet<IpAddr>, &BTreeSet<Prefix>),
     ) -> anyhow::Result<()> {
         for (index, (port, handle)) in rules.ports.iter().zip(ports).enumerate() {
             let Some(ifname) = &handle.twin_ifname else { continue };
             let what = || format!("[[port]] {}: its kernel twin {ifname}", port.name);
-            let settings = settings(port, rules, handle.mtu);
+            let settings = settings(port, vips, handle.mtu);
             let twin = Twin::configure(kernel::connect()?, ifname, settings).await.with_context(what)?;
             twin.warnings().iter().for_each(|warning| warn!("port {}: {warning}", port.name));
             self.twins.push((index, twin));
@@ -132,8 +135,8 @@ impl KernelSide {
     }
 
     /// Puts `vips`, and no others, on the twins.
-    pub(super) async fn announce(&mut self, rules: &Rules, vips: &BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
-        let vips: Vec<_> = vips.iter().copied().map(IpAddr::V4).collect();
+    pub(super) async fn announce(&mut self, rules: &Rules, vips: &BTreeSet<Prefix>) -> anyhow::Result<()> {
+        let vips: Vec<_> = vips.iter().copied().map(network).collect();
         for (index, twin) in &mut self.twins {
             let port = &rules.ports[*index];
             twin.sync_vips(&vips)
@@ -143,19 +146,39 @@ impl KernelSide {
         Ok(())
     }
 
+    /// Routes check addresses, and no others, to the slow path: by the first twin that has an address of their family, from which
+    /// the kernel then talks.
+    pub(super) async fn route_checks(&mut self, rules: &Rules) -> anyhow::Result<()> {
+        let networks = rules.check_networks();
+        let routes: Vec<_> = [false, true]
+            .into_iter()
+            .filter_map(|is_v6| {
+                let networks = networks?;
+                let network = if is_v6 { networks.v6 } else { networks.v4 }?;
+                let has_source = |port: &Port| port.addresses.iter().any(|net| net.addr().is_ipv6() == is_v6);
+                let (_, twin) = self.twins.iter().find(|(index, _)| has_source(&rules.ports[*index]))?;
+                Some(CheckRoute { network, gateway: networks.gateway(is_v6)?, ifindex: twin.ifindex() })
+            })
+            .collect();
+        if self.twins.is_empty() {
+            return Ok(());
+        }
+        self.check_routes.sync(&kernel::connect()?, &routes).await.context("[checks]")
+    }
+
     /// Whether next hops are asked of the kernel at all: where any port has a twin.
     pub(super) fn is_watching(&self) -> bool {
         self.neighbours.is_some()
     }
 
     /// Asks for the next hops of `targets`, and no others.
-    pub(super) fn watch(&self, rules: &Rules, targets: BTreeSet<Ipv4Addr>) {
+    pub(super) fn watch(&self, rules: &Rules, targets: BTreeSet<IpAddr>) {
         if let Some(neighbours) = &self.neighbours {
             neighbours.set_wanted(self.wanted(rules, targets));
         }
     }
 
-    fn wanted(&self, rules: &Rules, mut targets: BTreeSet<Ipv4Addr>) -> Wanted {
+    fn wanted(&self, rules: &Rules, mut targets: BTreeSet<IpAddr>) -> Wanted {
         for neighbour in &rules.neighbours {
             targets.remove(&neighbour.address);
         }
@@ -188,7 +211,7 @@ impl KernelSide {
     }
 
     /// Why targets have no next hop now, a sentence each.
-    pub(super) fn unresolved(&self) -> BTreeMap<Ipv4Addr, String> {
+    pub(super) fn unresolved(&self) -> BTreeMap<IpAddr, String> {
         let Some(rows) = &self.rows else { return BTreeMap::new() };
         let rows = Arc::clone(&rows.borrow());
         rows.iter().filter_map(|(target, row)| Some((*target, row.as_ref().err()?.to_string()))).collect()
@@ -204,21 +227,30 @@ impl KernelSide {
     }
 }
 
-fn settings(port: &Port, rules: &Rules, mtu: u16) -> TwinSettings {
+/// The largest MTU of a twin: DPDK's TAP driver neither sends nor receives frames of more than 1,522 bytes (22.11,
+/// `RTE_ETHER_MAX_VLAN_FRAME_LEN` in rte_eth_tap.c). TCP finds out by the MSS that the twin's kernel announces.
+const TWIN_MTU_MAX: u16 = 1_500;
+
+fn settings(port: &Port, vips: &BTreeSet<Prefix>, mtu: u16) -> TwinSettings {
     TwinSettings {
         addresses: port.addresses.clone(),
-        vips: announced_vips(rules).into_iter().map(IpAddr::V4).collect(),
+        vips: vips.iter().copied().map(network).collect(),
         local_addresses: port.local_addresses.clone(),
-        mtu: Some(u32::from(mtu)),
+        mtu: Some(u32::from(mtu.min(TWIN_MTU_MAX))),
     }
 }
 
+/// As the kernel side writes it. A [`Prefix`] is never longer than an address of its family.
+fn network(vips: Prefix) -> IpNet {
+    IpNet::new(vips.network(), vips.prefix_len()).unwrap_or_else(|_| vips.network().into())
+}
+
 /// The VIPs that Crossdock itself announces.
-pub(super) fn announced_vips(rules: &Rules) -> BTreeSet<Ipv4Addr> {
+pub(super) fn announced_vips(rules: &Rules) -> BTreeSet<Prefix> {
     rules
         .services
         .iter()
         .filter(|service| service.announce == Announce::Arp)
-        .map(|service| service.vip)
+        .flat_map(|service| service.vips())
         .collect()
 }

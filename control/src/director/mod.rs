@@ -4,8 +4,10 @@
 //! One tokio runtime on one thread; the workers and the slow path are threads of their own ([`crate::launch`]) and
 //! never wait for it.
 
-mod advice;
+pub(crate) mod advice;
 mod kernel_side;
+mod limits;
+mod service_manager;
 mod state;
 
 use std::path::PathBuf;
@@ -18,10 +20,14 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::api::server::Socket;
+use crate::doctor;
 use crate::launch::{self, Running};
+use crate::machine::Machine;
+use crate::metrics::{Endpoint, METRICS_PATH};
 use crate::report::Report;
 use crate::rules::{Diff, Rules};
 use kernel_side::{Guards, KernelSide};
+use service_manager::ServiceManager;
 use state::{Director, Shared};
 
 /// How `crossdock run` was asked to run.
@@ -45,7 +51,13 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub fn run(options: &Options) -> anyhow::Result<Report> {
     let rules = Rules::load(&options.rules)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(direct(options, rules))
+    let mut manager = ServiceManager::of_environment();
+    let facts = doctor::gather::gather(&Machine::this(), Some(&rules));
+    let wanted = rules.clone();
+    let ended = runtime.block_on(direct(options, rules, &mut manager));
+    ended.map_err(|reason| {
+        if manager.was_told_ready() { reason } else { doctor::not_started(reason, &facts, &wanted) }
+    })
 }
 
 struct Signals {
@@ -80,15 +92,19 @@ impl EndSignals {
     }
 }
 
-async fn direct(options: &Options, rules: Rules) -> anyhow::Result<Report> {
+async fn direct(options: &Options, rules: Rules, manager: &mut ServiceManager) -> anyhow::Result<Report> {
     // From here on a signal ends the process in order.
     let mut signals = Signals::listen()?;
-    let mut socket = Socket::bind(&rules.control.socket)?;
+    let mut socket = Socket::bind(&rules.control.socket, rules.control.group.as_deref())?;
+    let endpoint = rules.control.metrics.map(Endpoint::bind).transpose()?;
     let mut guards = Guards::install(&rules).await?;
+    limits::raise_open_files();
     let running = launch::launch(&rules)?;
     announce(&running);
     let mut director = Director::new(running, rules, KernelSide::default()).await?;
-    let ended = serve(options, &mut director, &mut signals, &mut guards, &mut socket).await;
+    let sockets = (&mut socket, endpoint);
+    let ended = serve(options, &mut director, &mut signals, &mut guards, sockets, manager).await;
+    manager.stopping();
     // The ports close before the shields go. Where something fails above, dropping does the same in the same order.
     let report = director.stop().await;
     guards.remove().await;
@@ -102,7 +118,8 @@ async fn serve(
     director: &mut Director,
     signals: &mut Signals,
     guards: &mut Guards,
-    socket: &mut Socket,
+    (socket, endpoint): (&mut Socket, Option<Endpoint>),
+    manager: &mut ServiceManager,
 ) -> anyhow::Result<()> {
     tokio::select! {
         biased;
@@ -113,15 +130,24 @@ async fn serve(
     if let Some(serve) = socket.serve(Shared::clone(director.shared())) {
         tokio::spawn(serve);
     }
+    if let Some(endpoint) = endpoint {
+        info!("metrics: http://{}{METRICS_PATH}", endpoint.address()?);
+        tokio::spawn(endpoint.serve(Shared::clone(director.shared())));
+    }
     info!("ready: {}", director.describe());
-    watch(options, director, signals, guards).await
+    manager.ready(&director.describe());
+    watch(options, director, signals, guards, manager).await
 }
 
 fn announce(running: &Running) {
     for port in &running.ports {
         let twin =
             port.twin_ifname.as_deref().map(|twin| format!(", kernel twin {twin}")).unwrap_or_default();
-        info!("port {}: {}, MAC {}, MTU {}{twin}", port.name, port.device.name(), port.facts.mac, port.mtu);
+        let several = running.workers.len() > 1;
+        let spreading = if several { format!(", {}", port.spreading) } else { String::new() };
+        let (device, facts) = (port.device.name(), port.facts);
+        let offload = if facts.udp_offload.is_some() { ", computes UDP checksums" } else { "" };
+        info!("port {}: {device}, MAC {}, MTU {}{twin}{spreading}{offload}", port.name, facts.mac, port.mtu);
     }
     for (index, worker) in running.workers.iter().enumerate() {
         let (core, capacity, backing) = (worker.core, worker.table_capacity, worker.table_backing);
@@ -136,6 +162,7 @@ async fn watch(
     director: &mut Director,
     signals: &mut Signals,
     guards: &mut Guards,
+    manager: &mut ServiceManager,
 ) -> anyhow::Result<()> {
     let end = sleep(options.duration.unwrap_or(Duration::MAX / 4).min(Duration::from_secs(u32::MAX.into())));
     tokio::pin!(end);
@@ -146,13 +173,21 @@ async fn watch(
         tokio::select! {
             signal = signals.end.come() => { info!("{signal}: stopping"); return Ok(()); }
             () = &mut end, if options.duration.is_some() => return Ok(()),
-            _ = signals.hangup.recv() => reload(options, director).await,
+            _ = signals.hangup.recv() => {
+                manager.reloading();
+                reload(options, director).await;
+                manager.ready(&director.describe());
+            }
             () = director.next_hops_changed() => director.follow_next_hops().await,
             // Here the loss only is waited for: what is waited for here is dropped when another line comes first.
             (which, reason) = guards.lost() => guards.restore(which, &reason).await?,
             _ = look.tick() => {
                 director.advise();
+                director.follow_health().await;
                 director.follow_lingering().await;
+                director.follow_paths().await;
+                director.follow_ramps().await;
+                manager.keep_alive(|| director.turns(), std::time::Instant::now());
                 if director.has_lost_a_thread() {
                     bail!("a thread of the data path has ended; see the messages above");
                 }
@@ -166,7 +201,9 @@ async fn watch(
 
 /// All or nothing: a file with an error, or with a change that needs a restart, leaves the running rules in force.
 async fn reload(options: &Options, director: &mut Director) {
-    match try_reload(options, director).await {
+    let reloaded = try_reload(options, director).await;
+    director.note_reload(reloaded.is_ok());
+    match reloaded {
         Ok(diff) if diff.is_empty() => info!("reload: nothing has changed"),
         Ok(diff) => info!("reload: in force as revision {}:\n{diff}", director.revision()),
         Err(reason) => match reason.downcast_ref::<crate::rules::Diagnostics>() {

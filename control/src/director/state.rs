@@ -1,13 +1,16 @@
 //! The rules in force and everything that follows from them; changed by one transaction at a time.
 
-use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use dataplane::counters::WorkerCounters;
-use dataplane::index::PortIndex;
+use dataplane::index::{BackendIndex, PortIndex};
+use dataplane::path::PathReport;
+use dataplane::prefix::Prefix;
+use dataplane::wire::ethernet::MacAddress;
 use dpdk::PortStats;
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -15,19 +18,34 @@ use tracing::{info, warn};
 use super::SharedRules;
 use super::advice::Advice;
 use super::kernel_side::{KernelSide, announced_vips};
+use crate::api::explain::Explainer;
+use crate::api::flows::{FlowSource, Names};
 use crate::api::server::Reporter;
+use crate::explain::World;
+use crate::flows::walks::Walkers;
+use crate::health::{Board, Health, Line, Traffic};
 use crate::launch::Running;
+use crate::metrics::{Reloads, Snapshot, WorkerSample};
+use crate::random;
 use crate::report::{self, Accounts, DeviceLosses, Report};
 use crate::rules::Rules;
-use crate::rules::build::{Builder, Built, NextHops, static_next_hops};
+use crate::rules::build::{BackendKey, Builder, Built, NextHops, static_next_hops};
 use crate::rules::slots::Census;
 use crate::slow_path::SlowPathCounters;
+use crate::worker_report::WorkerReport;
 
 /// How long workers may take to take up rules. They do so between two bursts.
 const TAKE_UP_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long ARP for backends is waited for before rules are put in force without them.
 const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How often workers are told of weights that rise: a slow start of a few seconds is still smooth, and rulesets cost
+/// next to nothing.
+const RAMP_EVERY: Duration = Duration::from_millis(500);
+
+/// Reports of one worker that are heard at one look: who floods routers' errors does not keep control from its work.
+const PATH_REPORTS_AT_ONCE: usize = 256;
 
 /// What the API reads while the director works.
 #[derive(Clone)]
@@ -39,9 +57,17 @@ struct Inner {
     builder: Builder,
     accounts: Accounts,
     counters: Vec<Arc<WorkerCounters>>,
+    /// Of the ports.
+    macs: Vec<MacAddress>,
     slow_path: Arc<SlowPathCounters>,
+    walkers: Walkers,
+    /// What checks say.
+    board: Board,
     /// By port, as of the last look.
     lost: Vec<DeviceLosses>,
+    /// By worker: its core, and the entries its flow table has room for.
+    places: Vec<(usize, u32)>,
+    reloads: Reloads,
 }
 
 impl Shared {
@@ -59,10 +85,93 @@ impl Reporter for Shared {
         for (port, lost) in report.ports.iter_mut().zip(&inner.lost) {
             port.lost = *lost;
         }
+        add_health(&mut report, &inner.rules, &inner.board);
         let ports = inner.rules.ports.iter().enumerate().filter(|(_, port)| port.kernel);
         let twins =
             ports.map(|(index, port)| (port.name.clone(), inner.slow_path.snapshot(PortIndex(index as u16))));
-        Report { slow_path: twins.collect(), ..report }
+        let checks = inner.slow_path.checks.snapshot();
+        Report { slow_path: twins.collect(), checks, ..report }
+    }
+
+    fn metrics(&self) -> Snapshot {
+        let report = self.report();
+        let inner = self.lock();
+        let workers = (0..inner.counters.len()).map(|worker| inner.sample(worker)).collect();
+        Snapshot { report, workers, reloads: inner.reloads }
+    }
+}
+
+impl Inner {
+    fn sample(&self, worker: usize) -> WorkerSample {
+        let counters = &self.counters[worker];
+        let (core, table_capacity) = self.places[worker];
+        let seconds = |ticks: u64| ticks as f64 / cpu::timestamp_hz() as f64;
+        WorkerSample {
+            core,
+            report: WorkerReport::read(counters, self.builder.backends().len()),
+            turns: counters.turns.value(),
+            busy_seconds: seconds(counters.busy_ticks.value()),
+            longest_turn_seconds: seconds(counters.longest_turn_ticks.value()),
+            table_capacity,
+        }
+    }
+}
+
+/// What checks say of each backend; services and backends stand in the report as in the rules.
+fn add_health(report: &mut Report, rules: &Rules, board: &Board) {
+    let now = Instant::now();
+    for (report, service) in report.services.iter_mut().zip(&rules.services) {
+        let Some(key) = service.key().filter(|_| service.health.is_some()) else { continue };
+        for (report, backend) in report.backends.iter_mut().zip(&service.backends) {
+            report.health = board.report(&BackendKey::new(key, backend.endpoint), now);
+        }
+    }
+}
+
+impl Explainer for Shared {
+    fn world(&self) -> World {
+        let inner = self.lock();
+        World::new(Arc::clone(&inner.rules), &inner.builder, inner.counters.clone(), inner.macs.clone())
+    }
+}
+
+impl FlowSource for Shared {
+    fn walkers(&self) -> Walkers {
+        self.lock().walkers.clone()
+    }
+
+    fn names(&self, before: &Arc<Names>) -> Arc<Names> {
+        let inner = self.lock();
+        let revision = inner.builder.last().revision;
+        if revision == before.revision {
+            return Arc::clone(before);
+        }
+        let slots = inner.builder.services();
+        let mut services = vec![None; slots.len()];
+        for service in &inner.rules.services {
+            if let Some(slot) = service.key().and_then(|key| slots.find(&key)) {
+                services[slot] = Some(service.name.clone());
+            }
+        }
+        Arc::new(Names { revision, services })
+    }
+}
+
+/// What checks need to know of the workers and of the rules they have.
+struct RunningLine<'a> {
+    builder: &'a Builder,
+    rules: &'a Rules,
+    workers: Arc<[Arc<WorkerCounters>]>,
+}
+
+impl Line for RunningLine<'_> {
+    fn traffic(&self, key: &BackendKey) -> Option<Traffic> {
+        let slot = self.builder.backends().find(key)?;
+        Some(Traffic::new(Arc::clone(&self.workers), BackendIndex(slot as u32)))
+    }
+
+    fn check_address(&self, key: &BackendKey) -> Result<IpAddr, String> {
+        self.builder.check_address(self.rules, key).map_err(|why| why.to_string())
     }
 }
 
@@ -71,26 +180,35 @@ pub(super) struct Director {
     running: Running,
     shared: Shared,
     kernel: KernelSide,
+    health: Health,
     /// As sent to the workers.
     next_hops: NextHops,
     /// VIPs on the twins.
-    announced: BTreeSet<Ipv4Addr>,
+    announced: BTreeSet<Prefix>,
     /// VIPs of removed services that connections still use.
-    lingering: BTreeSet<Ipv4Addr>,
+    lingering: BTreeSet<Prefix>,
+    /// When workers were last told of weights that rise.
+    ramps_told: Instant,
     advice: Advice,
 }
 
 impl Director {
     /// Takes over a data path that knows no rules yet.
     pub(super) async fn new(running: Running, rules: Rules, kernel: KernelSide) -> anyhow::Result<Self> {
-        let facts = running.ports.iter().map(|port| port.facts).collect();
+        let health = Health::default();
+        let facts: Vec<_> = running.ports.iter().map(|port| port.facts).collect();
         let inner = Inner {
             started: Instant::now(),
+            macs: facts.iter().map(|facts| facts.mac).collect(),
             rules: Arc::new(rules),
-            builder: Builder::new(facts, running.workers.len() as u16),
+            builder: Builder::new(facts, running.workers.len() as u16).with_rss(running.rss.clone()),
             accounts: Accounts::default(),
             slow_path: Arc::clone(&running.slow_path_counters),
+            walkers: Walkers::new(running.workers.iter().map(|worker| worker.walks.clone())),
+            board: health.board().clone(),
             lost: vec![DeviceLosses::default(); running.ports.len()],
+            places: running.workers.iter().map(|worker| (worker.core, worker.table_capacity)).collect(),
+            reloads: Reloads::default(),
             counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
         };
         let next_hops = NextHops::new();
@@ -98,9 +216,11 @@ impl Director {
             running,
             shared: Shared(Arc::new(Mutex::new(inner))),
             kernel,
+            health,
             next_hops,
             announced: BTreeSet::new(),
             lingering: BTreeSet::new(),
+            ramps_told: Instant::now(),
             advice: Advice::default(),
         })
     }
@@ -110,18 +230,22 @@ impl Director {
         let rules = self.rules();
         self.publish(&rules, static_next_hops(&rules)).await?;
         let targets = self.targets();
-        self.kernel.start(&rules, &self.running.ports, targets.clone()).await?;
-        self.announced = announced_vips(&rules);
+        self.announced = self.announced_by(&rules);
+        self.kernel.start(&rules, &self.running.ports, (targets.clone(), &self.announced)).await?;
+        self.kernel.route_checks(&rules).await?;
         self.wait_for_next_hops(&rules, &targets).await;
         self.follow_next_hops().await;
-        self.wait_until_in_force().await
+        self.wait_until_in_force().await?;
+        self.follow_checks(&rules);
+        Ok(())
     }
 
     /// Puts `rules` in force.
     pub(super) async fn apply(&mut self, rules: SharedRules) -> anyhow::Result<()> {
         // New backends' MACs are asked for first: a connection to one that is not known yet would be passed over.
-        let backends = rules.services.iter().flat_map(|service| &service.backends);
-        let new: BTreeSet<_> = backends.map(|backend| backend.address).collect();
+        let own = rules.own_addresses();
+        let wanted = rules.services.iter().flat_map(|service| service.addresses());
+        let new: BTreeSet<_> = wanted.filter(|address| !own.contains(address)).collect();
         let before = self.targets();
         self.kernel.watch(&rules, &before | &new);
         self.wait_for_next_hops(&rules, &(&new - &before)).await;
@@ -129,6 +253,8 @@ impl Director {
         self.publish(&rules, next_hops).await?;
         self.wait_until_in_force().await?;
         self.running.slow_path_limits.set(&rules.slow_path);
+        self.kernel.route_checks(&rules).await?;
+        self.follow_checks(&rules);
         self.settle().await
     }
 
@@ -136,16 +262,24 @@ impl Director {
     async fn settle(&mut self) -> anyhow::Result<()> {
         let rules = self.rules();
         self.lingering = self.lingering_vips();
-        let announced = &announced_vips(&rules) | &(&self.announced & &self.lingering);
+        let announced = self.announced_by(&rules);
         self.kernel.announce(&rules, &announced).await?;
         self.announced = announced;
         self.kernel.watch(&rules, self.targets());
         Ok(())
     }
 
-    /// Lets go of VIPs of removed services whose last connection has ended.
+    /// The VIPs that belong on the twins: those of the rules that no check has withdrawn, and those that connections still use.
+    fn announced_by(&self, rules: &Rules) -> BTreeSet<Prefix> {
+        let of_rules = &announced_vips(rules) - &self.health.withdrawn(rules);
+        &of_rules | &(&self.announced & &self.lingering)
+    }
+
+    /// Lets go of VIPs of removed services whose last connection has ended, and ends searches for connections from before
+    /// a change of persistence.
     pub(super) async fn follow_lingering(&mut self) {
-        if self.lingering.is_empty() || self.lingering == self.lingering_vips() {
+        let gone = !self.lingering.is_empty() && self.lingering != self.lingering_vips();
+        if !gone && !self.shared.lock().builder.can_settle_vips(&self.running) {
             return;
         }
         let (rules, next_hops) = (self.rules(), self.next_hops.clone());
@@ -158,18 +292,85 @@ impl Director {
         }
     }
 
+    /// Tells workers the weights of slow starters that have risen, twice a second at most.
+    pub(super) async fn follow_ramps(&mut self) {
+        let is_due = {
+            let inner = self.shared.lock();
+            inner.builder.is_due(inner.started.elapsed())
+        };
+        if !is_due || self.ramps_told.elapsed() < RAMP_EVERY {
+            return;
+        }
+        self.ramps_told = Instant::now();
+        let (rules, next_hops) = (self.rules(), self.next_hops.clone());
+        if let Err(reason) = self.publish(&rules, next_hops).await {
+            warn!("slow start: {reason:#}");
+        }
+    }
+
+    /// Checks the backends of `rules`, which are in force.
+    fn follow_checks(&mut self, rules: &Rules) {
+        let inner = self.shared.lock();
+        let workers = inner.counters.as_slice().into();
+        self.health.follow(rules, &RunningLine { builder: &inner.builder, rules, workers });
+    }
+
+    /// Brings the workers' backends in step with what checks say. Not at once: when hundreds fail together, workers shall not be
+    /// told hundreds of times.
+    pub(super) async fn follow_health(&mut self) {
+        if !self.health.has_changed() {
+            return;
+        }
+        let (rules, next_hops) = (self.rules(), self.next_hops.clone());
+        let mut told = self.publish(&rules, next_hops).await;
+        self.health.follow_services(&rules);
+        if told.is_ok() && self.announced_by(&rules) != self.announced {
+            told = self.settle().await;
+        }
+        if let Err(reason) = told {
+            warn!("health: {reason:#}");
+        }
+    }
+
+    /// Tells workers of ways through tunnels that have become narrow, as some of them have heard.
+    pub(super) async fn follow_paths(&mut self) {
+        let mut is_news = false;
+        {
+            let mut inner = self.shared.lock();
+            let now = inner.started.elapsed();
+            for reports in self.running.workers.iter().map(|worker| &worker.path_reports) {
+                for _ in 0..PATH_REPORTS_AT_ONCE {
+                    let Some(report) = reports.hear() else { break };
+                    if inner.builder.hear(report, now) {
+                        let PathReport { destination, mtu } = report;
+                        info!("tunnels to {destination}: a router on the way takes {mtu} bytes and no more");
+                        is_news = true;
+                    }
+                }
+            }
+        }
+        if !is_news {
+            return;
+        }
+        let (rules, next_hops) = (self.rules(), self.next_hops.clone());
+        if let Err(reason) = self.publish(&rules, next_hops).await {
+            warn!("narrow ways: {reason:#}");
+        }
+    }
+
     /// VIPs that the rules no longer have and that connections still use.
-    fn lingering_vips(&self) -> BTreeSet<Ipv4Addr> {
+    fn lingering_vips(&self) -> BTreeSet<Prefix> {
         let inner = self.shared.lock();
         let backends = inner.builder.backends();
         let open = (0..backends.len()).filter(|slot| self.running.open_connections(*slot) > 0);
-        let vips: BTreeSet<_> = open.filter_map(|slot| Some(backends.key(slot)?.service.vip)).collect();
-        let in_rules: BTreeSet<_> = inner.rules.services.iter().map(|service| service.vip).collect();
+        let services: HashSet<_> = open.filter_map(|slot| Some(backends.key(slot)?.service)).collect();
+        let vips: BTreeSet<_> = services.iter().flat_map(|service| inner.builder.vips(service)).collect();
+        let in_rules: BTreeSet<_> = inner.rules.services.iter().flat_map(|service| service.vips()).collect();
         &vips - &in_rules
     }
 
     /// Waits until the kernel knows the next hops of `targets`, for a moment at most: a server that is down has none.
-    async fn wait_for_next_hops(&mut self, rules: &Rules, targets: &BTreeSet<Ipv4Addr>) {
+    async fn wait_for_next_hops(&mut self, rules: &Rules, targets: &BTreeSet<IpAddr>) {
         let started = Instant::now();
         // A target that was not looked at yet has no row at all: only a next hop ends the wait for it.
         while self.kernel.is_watching() && started.elapsed() < NEXT_HOP_PATIENCE {
@@ -228,6 +429,8 @@ impl Director {
         let built = {
             let mut inner = self.shared.lock();
             let mut builder = inner.builder.clone();
+            builder.advance_to(inner.started.elapsed());
+            builder.set_verdicts(self.health.verdicts(rules));
             let built = builder.build(rules, &next_hops, &self.running)?;
             let counters = inner.counters.clone();
             let workers: Vec<_> = counters.iter().map(AsRef::as_ref).collect();
@@ -236,6 +439,7 @@ impl Director {
             inner.rules = Arc::clone(rules);
             built
         };
+        self.running.checks.publish(Arc::clone(&built.checks));
         self.send(&built).await?;
         self.next_hops = next_hops;
         Ok(())
@@ -244,7 +448,7 @@ impl Director {
     async fn send(&self, built: &Built) -> anyhow::Result<()> {
         let started = Instant::now();
         for worker in &self.running.workers {
-            let mut publication = built.publication();
+            let mut publication = built.publication(random::word);
             while let Err(refused) = worker.rules.publish(publication) {
                 if started.elapsed() > TAKE_UP_PATIENCE {
                     bail!(
@@ -272,12 +476,13 @@ impl Director {
         Ok(())
     }
 
-    /// Addresses that packets are sent to: of all backends, those whose connections still end included.
-    fn targets(&self) -> BTreeSet<Ipv4Addr> {
+    /// Other hosts' addresses that packets are sent to: of all backends, those whose connections still end included.
+    fn targets(&self) -> BTreeSet<IpAddr> {
         let inner = self.shared.lock();
         let backends = inner.builder.last().backends.iter().enumerate();
-        let wanted = backends.filter(|(slot, _)| {
-            inner.builder.backends().is_live(*slot) || self.running.open_connections(*slot) > 0
+        let wanted = backends.filter(|(slot, backend)| {
+            let is_used = inner.builder.backends().is_live(*slot) || self.running.open_connections(*slot) > 0;
+            is_used && !backend.is_local
         });
         wanted.map(|(_, backend)| backend.address).collect()
     }
@@ -314,6 +519,17 @@ impl Director {
     /// Whether a thread of the data path has ended.
     pub(super) fn has_lost_a_thread(&self) -> bool {
         self.running.has_lost_a_thread()
+    }
+
+    /// Counts a reload.
+    pub(super) fn note_reload(&self, is_applied: bool) {
+        let reloads = &mut self.shared.lock().reloads;
+        *(if is_applied { &mut reloads.applied } else { &mut reloads.refused }) += 1;
+    }
+
+    /// How often each worker's loop has turned.
+    pub(super) fn turns(&self) -> Vec<u64> {
+        self.running.workers.iter().map(|worker| worker.counters.turns.value()).collect()
     }
 
     /// Asks the devices what they lost; a device that does not answer keeps what it said before.

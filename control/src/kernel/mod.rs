@@ -1,11 +1,12 @@
 //! The kernel beside the data path: what Crossdock asks of it over netlink, and how it is kept out of the
 //! way.
 //!
-//! Four jobs, one file each:
+//! Five jobs, one file each:
 //!
 //! * [`twin`]: the addresses on a port's TAP, so that the kernel answers ARP and ping for them;
 //! * [`neighbours`]: where a backend's packets have to go, as the kernel's routes and neighbour table say;
 //! * [`shield`]: an `af_packet` interface is hidden from the kernel that it belongs to.
+//! * [`check_routes`]: the kernel's packets to backends whose health is checked come to the slow path;
 //! * [`xdp`]: the XDP program of an `af_xdp` port goes when Crossdock does, however it ends, and another's stays.
 //!
 //! It makes no TAP and moves no packet: DPDK's `net_tap` does the first, the slow-path thread the second.
@@ -13,6 +14,7 @@
 //! the thread that called it. What was decided, and measured, stands in `docs/decisions/0003-kernel-twin.md`.
 //! Read first: `rtnetlink(7)`, and `Documentation/networking/ip-sysctl.rst` of the kernel for the switches.
 
+pub mod check_routes;
 pub mod error;
 pub mod link;
 pub mod neighbours;
@@ -22,6 +24,7 @@ mod sysctl;
 pub mod twin;
 pub mod xdp;
 
+pub use check_routes::{CheckRoute, CheckRoutes};
 pub use error::KernelError;
 pub use neighbours::{Neighbours, Refresh, Wanted};
 pub use next_hops::{NextHop, NextHops, Unresolved};

@@ -1,4 +1,4 @@
-//! Watches the kernel's routes and neighbours for the backends' next hops and keeps their ARP entries fresh.
+//! Watches the kernel's routes and neighbours for the backends' next hops and keeps their entries (ARP, neighbour discovery) fresh.
 //!
 //! One task. For each target it asks the kernel for the route (RTM_GETROUTE), and where that leaves by one of
 //! our twins it installs the next hop as a *managed* neighbour (NTF_EXT_MANAGED, Linux 5.16): from then on
@@ -7,13 +7,13 @@
 //! five seconds catches what is not notified (routes that die with an address or a link).
 //!
 //! It installs nothing on an interface that is not in [`Wanted::ports`], and leaves permanent entries, which
-//! an administrator typed, as they are. Weak spots, told plainly: IPv4 only; of an ECMP route it follows the
-//! one path the kernel picks for a packet from this host.
+//! an administrator typed, as they are. Weak spots, told plainly: of an ECMP route it follows the one path the
+//! kernel picks for a packet from this host.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -54,7 +54,7 @@ pub struct Wanted {
     /// The twins: interface index in the kernel to the index of the port. Nothing else is ever touched.
     pub ports: BTreeMap<u32, usize>,
     /// The addresses to resolve: backends, and whatever else the data path sends to on its own.
-    pub targets: BTreeSet<Ipv4Addr>,
+    pub targets: BTreeSet<IpAddr>,
 }
 
 /// Who keeps an entry from going stale unnoticed.
@@ -99,6 +99,9 @@ impl Neighbours {
             MulticastGroup::Ipv4Route,
             MulticastGroup::Ipv4Ifaddr,
             MulticastGroup::Ipv4Rule,
+            MulticastGroup::Ipv6Route,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv6Rule,
             MulticastGroup::Link,
         ];
         let (connection, _, events) = rtnetlink::new_multicast_connection(&groups).map_err(socket)?;
@@ -277,8 +280,11 @@ impl Watcher {
     }
 
     /// The neighbour towards `target`, by the kernel's routes.
-    async fn route(&self, target: Ipv4Addr) -> Result<Hop, Unresolved> {
-        let question = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(target, 32).build();
+    async fn route(&self, target: IpAddr) -> Result<Hop, Unresolved> {
+        let question = match target {
+            IpAddr::V4(v4) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(v4, 32).build(),
+            IpAddr::V6(v6) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(v6, 128).build(),
+        };
         let hop = match self.handle.route().get(question).execute().try_next().await {
             Ok(Some(message)) => parse_route(target, &message)?,
             Ok(None) => return Err(Unresolved::NoRoute { reason: "no answer".into() }),
@@ -298,7 +304,7 @@ impl Watcher {
         }
         // Either flag leaves the state of an entry that exists as it is, and starts asking for one that does
         // not.
-        let request = self.handle.neighbours().add(ifindex, IpAddr::V4(next_hop)).replace();
+        let request = self.handle.neighbours().add(ifindex, next_hop).replace();
         let mut request = request.state(NeighbourState::None);
         match self.refresh {
             Refresh::Managed => {
@@ -324,7 +330,7 @@ impl Watcher {
     /// Takes an entry of ours back. One that is gone already, with its interface for instance, is no matter.
     async fn remove(&mut self, hop: Hop) {
         let (ifindex, next_hop) = hop;
-        let message = self.handle.neighbours().add(ifindex, IpAddr::V4(next_hop)).message_mut().clone();
+        let message = self.handle.neighbours().add(ifindex, next_hop).message_mut().clone();
         let _ = self.handle.neighbours().del(message).execute().await;
     }
 
@@ -334,9 +340,12 @@ impl Watcher {
     }
 
     async fn list_entries(&mut self) -> Result<(), KernelError> {
-        let request = self.handle.neighbours().get().set_address_family(AddressFamily::Inet).execute();
-        let messages: Vec<NeighbourMessage> =
-            request.try_collect().await.map_err(refused("list the neighbours"))?;
+        let mut messages: Vec<NeighbourMessage> = Vec::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let request = self.handle.neighbours().get().set_address_family(family).execute();
+            let of_family: Vec<_> = request.try_collect().await.map_err(refused("list the neighbours"))?;
+            messages.extend(of_family);
+        }
         let ports = &self.wanted.ports;
         self.table.entries = messages
             .iter()

@@ -7,16 +7,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt,
-    net::Ipv4Addr,
+    net::IpAddr,
 };
 
 use netlink_packet_route::{
-    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
+    neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia},
 };
 
 /// Every wanted target with its next hop, or with the reason why there is none.
-pub type NextHops = BTreeMap<Ipv4Addr, Result<NextHop, Unresolved>>;
+pub type NextHops = BTreeMap<IpAddr, Result<NextHop, Unresolved>>;
 
 /// The port and the layer-2 neighbour that packets for a target are handed to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct NextHop {
     /// The port's twin in the kernel.
     pub ifindex: u32,
     /// The neighbour's address: the target itself, or the gateway towards it.
-    pub next_hop: Ipv4Addr,
+    pub next_hop: IpAddr,
     /// The neighbour's MAC, in wire order.
     pub mac: [u8; 6],
 }
@@ -41,7 +41,7 @@ pub enum Unresolved {
     },
     /// The target is one of this host's own addresses.
     OwnAddress,
-    /// The route needs what Crossdock does not do: an IPv6 gateway, a broadcast or multicast target.
+    /// The route needs what Crossdock does not do: a label, a broadcast or multicast target.
     Unsupported {
         /// What the route needs.
         reason: String,
@@ -54,17 +54,17 @@ pub enum Unresolved {
     /// The kernel is asking for the MAC.
     Asking {
         /// Whom it asks for.
-        next_hop: Ipv4Addr,
+        next_hop: IpAddr,
     },
-    /// Nobody answered ARP; the kernel keeps asking.
+    /// Nobody answered ARP or neighbour discovery; the kernel keeps asking.
     NoAnswer {
         /// Whom it asked for.
-        next_hop: Ipv4Addr,
+        next_hop: IpAddr,
     },
     /// The kernel would not take the neighbour entry (the interface is down, the neighbour table is full).
     Refused {
         /// The neighbour.
-        next_hop: Ipv4Addr,
+        next_hop: IpAddr,
         /// The kernel's answer.
         reason: String,
     },
@@ -79,8 +79,10 @@ impl fmt::Display for Unresolved {
             Self::ForeignInterface { ifname } => {
                 write!(f, "its route leaves by {ifname}, which is the kernel twin of no port")
             }
-            Self::Asking { next_hop } => write!(f, "waiting for {next_hop} to answer ARP"),
-            Self::NoAnswer { next_hop } => write!(f, "{next_hop} does not answer ARP"),
+            Self::Asking { next_hop } => {
+                write!(f, "waiting for {next_hop} to answer {}", question(*next_hop))
+            }
+            Self::NoAnswer { next_hop } => write!(f, "{next_hop} does not answer {}", question(*next_hop)),
             Self::Refused { next_hop, reason } => {
                 write!(f, "the kernel takes no neighbour entry for {next_hop} ({reason})")
             }
@@ -88,8 +90,13 @@ impl fmt::Display for Unresolved {
     }
 }
 
+/// How the kernel asks a neighbour for its MAC.
+const fn question(next_hop: IpAddr) -> &'static str {
+    if next_hop.is_ipv4() { "ARP" } else { "neighbour discovery" }
+}
+
 /// A neighbour's place: the interface index and its address there.
-pub(super) type Hop = (u32, Ipv4Addr);
+pub(super) type Hop = (u32, IpAddr);
 
 /// What a neighbour entry said last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,15 +122,18 @@ impl Entry {
     }
 }
 
-/// An IPv4 entry of the neighbour table out of its message; `None` for other families.
+/// An IPv4 or IPv6 entry of the neighbour table out of its message; `None` for other families, and for addresses that this
+/// host answers for as a proxy.
 pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<(Hop, Entry)> {
+    if message.header.flags.contains(NeighbourFlags::Proxy) {
+        return None;
+    }
     let mut address = None;
     let mut mac = None;
     for attribute in &message.attributes {
         match attribute {
-            NeighbourAttribute::Destination(NeighbourAddress::Inet(destination)) => {
-                address = Some(*destination)
-            }
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => address = Some(IpAddr::V4(*v4)),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(v6)) => address = Some(IpAddr::V6(*v6)),
             NeighbourAttribute::LinkLayerAddress(bytes) => mac = bytes.as_slice().try_into().ok(),
             _ => {}
         }
@@ -131,8 +141,9 @@ pub(super) fn parse_neighbour(message: &NeighbourMessage) -> Option<(Hop, Entry)
     Some(((message.header.ifindex, address?), Entry { state: message.header.state, mac }))
 }
 
-/// The neighbour that a route to `target` leads to.
-pub(super) fn parse_route(target: Ipv4Addr, message: &RouteMessage) -> Result<Hop, Unresolved> {
+/// The neighbour that a route to `target` leads to. It may be of the other family: an IPv4 route by an IPv6 gateway
+/// (RFC 8950, RFC 5549 before it) needs the gateway's MAC and nothing else of it.
+pub(super) fn parse_route(target: IpAddr, message: &RouteMessage) -> Result<Hop, Unresolved> {
     match message.header.kind {
         RouteType::Unicast => {}
         RouteType::Local => return Err(Unresolved::OwnAddress),
@@ -143,7 +154,14 @@ pub(super) fn parse_route(target: Ipv4Addr, message: &RouteMessage) -> Result<Ho
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(oif) => ifindex = Some(*oif),
-            RouteAttribute::Gateway(RouteAddress::Inet(gateway)) => next_hop = *gateway,
+            RouteAttribute::Gateway(RouteAddress::Inet(gateway))
+            | RouteAttribute::Via(RouteVia::Inet(gateway)) => {
+                next_hop = IpAddr::V4(*gateway);
+            }
+            RouteAttribute::Gateway(RouteAddress::Inet6(gateway))
+            | RouteAttribute::Via(RouteVia::Inet6(gateway)) => {
+                next_hop = IpAddr::V6(*gateway);
+            }
             RouteAttribute::Via(via) => {
                 return Err(Unresolved::Unsupported { reason: format!("the gateway {via:?}") });
             }
@@ -160,7 +178,7 @@ pub(super) struct Table {
     /// Twin interface index to port index.
     pub(super) ports: BTreeMap<u32, usize>,
     /// Each target's route, as far as it leaves by a twin.
-    pub(super) routes: BTreeMap<Ipv4Addr, Result<Hop, Unresolved>>,
+    pub(super) routes: BTreeMap<IpAddr, Result<Hop, Unresolved>>,
     /// Entries on the twins.
     pub(super) entries: HashMap<Hop, Entry>,
     /// Neighbours the kernel would not take, with its answer.
@@ -197,10 +215,13 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
     use super::*;
 
-    const TARGET: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
-    const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const TARGET: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 11));
+    const GATEWAY: IpAddr = IpAddr::V4(GATEWAY_V4);
     const MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
 
     fn table(state: NeighbourState) -> Table {
@@ -222,7 +243,7 @@ mod tests {
     #[test]
     fn targets_behind_one_gateway_need_one_neighbour() {
         let mut table = table(NeighbourState::Reachable);
-        table.routes.insert(Ipv4Addr::new(10, 0, 0, 12), Ok((4, GATEWAY)));
+        table.routes.insert(Ipv4Addr::new(10, 0, 0, 12).into(), Ok((4, GATEWAY)));
         assert_eq!(table.hops().len(), 1);
     }
 
@@ -243,7 +264,16 @@ mod tests {
         message.header.kind = RouteType::Unicast;
         message.attributes.push(RouteAttribute::Oif(4));
         assert_eq!(parse_route(TARGET, &message), Ok((4, TARGET)));
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY)));
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(GATEWAY_V4)));
         assert_eq!(parse_route(TARGET, &message), Ok((4, GATEWAY)));
+        let router: Ipv6Addr = "fe80::1".parse().unwrap();
+        for gateway in [
+            RouteAttribute::Gateway(RouteAddress::Inet6(router)),
+            RouteAttribute::Via(RouteVia::Inet6(router)),
+        ] {
+            message.attributes.pop();
+            message.attributes.push(gateway);
+            assert_eq!(parse_route(TARGET, &message), Ok((4, router.into())));
+        }
     }
 }

@@ -13,11 +13,12 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
     path::Path,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use dataplane::prefix::Prefix;
+use ipnet::IpNet;
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressHeaderFlags, AddressScope, CacheInfo,
 };
@@ -35,11 +36,11 @@ pub struct TwinSettings {
     /// The port's own addresses with the prefix of their subnet. The first of a subnet is the kernel's source
     /// there.
     pub addresses: Vec<IpNet>,
-    /// VIPs this port answers for.
-    pub vips: Vec<IpAddr>,
+    /// VIPs this port answers for. Every address of a network counts.
+    pub vips: Vec<IpNet>,
     /// FullNAT's own addresses. Every address of a range counts, its first and last too: a range is a pool,
     /// not a subnet.
-    pub local_addresses: Vec<Ipv4Net>,
+    pub local_addresses: Vec<IpNet>,
     /// Largest layer-3 packet in bytes; `None` leaves the interface as it is.
     pub mtu: Option<u32>,
 }
@@ -111,7 +112,7 @@ impl Twin {
     ///
     /// # Errors
     /// As for [`Twin::configure`].
-    pub async fn sync_vips(&mut self, vips: &[IpAddr]) -> Result<(), KernelError> {
+    pub async fn sync_vips(&mut self, vips: &[IpNet]) -> Result<(), KernelError> {
         self.sync(TwinSettings { vips: vips.to_vec(), ..self.settings.clone() }).await
     }
 
@@ -217,12 +218,10 @@ fn deprecated() -> CacheInfo {
 /// the port's own addresses is answered for already.
 fn wanted_addresses(settings: &TwinSettings) -> Vec<(IpNet, Role)> {
     let own = settings.addresses.iter().map(|&address| (address, Role::Own));
-    let pool = settings.local_addresses.iter().flat_map(|range| {
-        (u32::from(range.network())..=u32::from(range.broadcast()))
-            .map(|bits| IpAddr::V4(Ipv4Addr::from(bits)))
-    });
     let is_own = |address: &IpAddr| settings.addresses.iter().any(|own| own.addr() == *address);
-    let answered = settings.vips.iter().copied().chain(pool).filter(|address| !is_own(address));
+    let ranges = settings.vips.iter().chain(&settings.local_addresses);
+    let answered = ranges.flat_map(|range| Prefix::new(range.network(), range.prefix_len()).addresses());
+    let answered = answered.filter(|address| !is_own(address));
     own.chain(answered.map(|address| (IpNet::from(address), Role::Answered))).collect()
 }
 
@@ -249,6 +248,9 @@ fn set_switches(ifname: &str) -> Vec<String> {
     if Path::new("/proc/sys/net/ipv6/conf").join(ifname).exists() {
         // The link-local address must work at once, and the port can hear its own probe.
         wanted.push((Sysctl::new("ipv6", "conf", ifname, "accept_dad"), 0));
+        // A port's addresses and routes are those of the rules and of whoever runs routing here, and not of any host on
+        // the link that says it is a router (RFC 4861 section 6.3.4).
+        wanted.push((Sysctl::new("ipv6", "conf", ifname, "accept_ra"), 0));
     }
     wanted.into_iter().filter_map(|(switch, value)| switch.set(value).err()).collect()
 }
@@ -261,8 +263,8 @@ mod tests {
     fn a_range_counts_whole_and_an_own_address_is_placed_once() {
         let settings = TwinSettings {
             addresses: vec!["192.0.2.5/24".parse().unwrap()],
-            vips: vec!["203.0.113.10".parse().unwrap(), "192.0.2.5".parse().unwrap()],
-            local_addresses: vec!["192.0.2.64/30".parse().unwrap()],
+            vips: vec!["203.0.113.10/31".parse().unwrap(), "192.0.2.5/32".parse().unwrap()],
+            local_addresses: vec!["192.0.2.64/30".parse().unwrap(), "2001:db8::40/127".parse().unwrap()],
             mtu: None,
         };
         let wanted: Vec<String> =
@@ -272,10 +274,13 @@ mod tests {
             [
                 "192.0.2.5/24 Own",
                 "203.0.113.10/32 Answered",
+                "203.0.113.11/32 Answered",
                 "192.0.2.64/32 Answered",
                 "192.0.2.65/32 Answered",
                 "192.0.2.66/32 Answered",
                 "192.0.2.67/32 Answered",
+                "2001:db8::40/128 Answered",
+                "2001:db8::41/128 Answered",
             ]
         );
     }

@@ -57,6 +57,8 @@ pub enum KernelDriver {
     AfPacket,
     /// `net_af_xdp`: an XDP program takes them before the kernel.
     AfXdp,
+    /// `net_pcap` with `iface=`: libpcap's packet socket, so that the kernel sees the packets too.
+    Pcap,
     /// `net_tap`: it makes the interface itself.
     Tap,
 }
@@ -230,10 +232,15 @@ fn kernel_interface_of_devargs(text: &str) -> Option<(KernelDriver, &str)> {
     let drivers = [
         ("net_af_packet", KernelDriver::AfPacket),
         ("net_af_xdp", KernelDriver::AfXdp),
+        ("net_pcap", KernelDriver::Pcap),
         ("net_tap", KernelDriver::Tap),
     ];
     let (_, driver) = drivers.into_iter().find(|(name, _)| text.starts_with(name))?;
     let interface = text.split(',').find_map(|argument| argument.strip_prefix("iface="));
+    if driver == KernelDriver::Pcap && interface.is_none() {
+        // Files.
+        return None;
+    }
     Some((driver, interface.unwrap_or_default()))
 }
 
@@ -281,7 +288,8 @@ mod tests {
         assert_eq!(claims("af_packet:eth1"), ["interface eth1"]);
         assert_eq!(claims("net_af_packet0,qpairs=1,iface=eth1"), ["device net_af_packet0", "interface eth1"]);
         assert_eq!(claims("net_tap0"), ["device net_tap0"]);
-        assert_eq!(claims("net_pcap0,iface=eth1"), ["device net_pcap0"]);
+        assert_eq!(claims("net_pcap0,iface=eth1"), ["device net_pcap0", "interface eth1"]);
+        assert_eq!(claims("net_pcap0,rx_pcap=in.pcap"), ["device net_pcap0"]);
         let devargs = Device::Devargs("net_af_xdp1,iface=eth1,start_queue=0".into());
         assert_eq!(devargs.kernel_interface(), Some((KernelDriver::AfXdp, "eth1")));
     }

@@ -1,14 +1,16 @@
 //! What changes from one set of rules to the next: pure, no device, no clock. Applying it is somebody else's
 //! business.
 //!
-//! A service is the same when it listens on the same protocol, VIP and l4 port; a backend of it when it has
-//! the same address and l4 port. So renaming a service keeps its connections, and moving it to another VIP
+//! A service is the same when what it listens on first has the same protocol, VIP and l4 port; a backend of it when it
+//! has the same address and l4 port. So renaming a service keeps its connections, and moving it to another VIP
 //! does not.
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 
 use super::checked::{Backend, Port, Rules, Service};
+use super::words;
 
 /// From old rules to new ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +25,10 @@ pub struct Diff {
     pub neighbours_changed: bool,
     /// `[slow_path]` differs.
     pub slow_path_changed: bool,
+    /// `[decap]` differs.
+    pub decap_changed: bool,
+    /// `[checks]` differs.
+    pub checks_changed: bool,
     /// What cannot change while the process runs, each in one sentence. Not empty: the new rules cannot be
     /// applied.
     pub needs_restart: Vec<String>,
@@ -37,19 +43,19 @@ pub struct ServiceChange {
     pub old: usize,
     /// Index into the new [`Rules::services`].
     pub new: usize,
-    /// Name, mode, scheduler or announce differs.
+    /// Something that is not about one backend differs.
     pub settings_changed: bool,
     /// Indices into the new service's backends.
     pub backends_added: Vec<usize>,
     /// Indices into the old service's backends.
     pub backends_removed: Vec<usize>,
-    /// Backends that stay with another weight.
-    pub backends_reweighted: Vec<Reweighted>,
+    /// Backends that stay and are not what they were.
+    pub backends_changed: Vec<BackendChange>,
 }
 
-/// A backend that stays with another weight.
+/// A backend that stays with other settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reweighted {
+pub struct BackendChange {
     /// Index into the old service's backends.
     pub old: usize,
     /// Index into the new service's backends.
@@ -62,6 +68,8 @@ impl Diff {
         let mut diff = Self {
             neighbours_changed: old.neighbours != new.neighbours,
             slow_path_changed: old.slow_path != new.slow_path,
+            decap_changed: old.decap != new.decap,
+            checks_changed: old.checks != new.checks,
             needs_restart: fixed_changes(old, new),
             ..Self::default()
         };
@@ -72,6 +80,12 @@ impl Diff {
         if diff.slow_path_changed {
             diff.lines.push("~ slow path rates".to_owned());
         }
+        if diff.decap_changed {
+            diff.lines.push("~ tunnels that end here".to_owned());
+        }
+        if diff.checks_changed {
+            diff.lines.push("~ check addresses".to_owned());
+        }
         diff
     }
 
@@ -81,16 +95,27 @@ impl Diff {
     }
 
     fn compare_services(&mut self, old: &Rules, new: &Rules) {
-        let old_index: HashMap<_, _> =
-            old.services.iter().enumerate().map(|(i, s)| (s.listen(), i)).collect();
-        let mut kept = vec![false; old.services.len()];
-        for (new_index, service) in new.services.iter().enumerate() {
-            let Some(&old_index) = old_index.get(&service.listen()) else {
+        let (mut kept, mut others) = (vec![false; old.services.len()], Vec::new());
+        // Not even looked up: of a change at run time nearly all services know nothing.
+        for (index, service) in new.services.iter().enumerate() {
+            match old.services.get(index) {
+                Some(before) if Arc::ptr_eq(before, service) => kept[index] = true,
+                _ => others.push((index, service)),
+            }
+        }
+        let left = old.services.iter().enumerate().filter(|(index, _)| !kept[*index]);
+        let old_index: HashMap<_, _> = left.map(|(index, service)| (service.key(), index)).collect();
+        for (new_index, service) in others {
+            let Some(&old_index) = old_index.get(&service.key()) else {
                 self.services_added.push(new_index);
                 self.lines.push(format!("+ service {}", described(service)));
                 continue;
             };
             kept[old_index] = true;
+            // Nearly all, at most reloads: what the words of its settings would say costs more.
+            if old.services[old_index] == *service {
+                continue;
+            }
             let change = ServiceChange::between((old_index, &old.services[old_index]), (new_index, service));
             if let Some(change) = change {
                 self.lines.extend(change.lines(&old.services[old_index], service));
@@ -114,35 +139,33 @@ impl fmt::Display for Diff {
 
 impl ServiceChange {
     fn between((old_index, old): (usize, &Service), (new_index, new): (usize, &Service)) -> Option<Self> {
-        let settings =
-            |service: &Service| (service.name.clone(), service.mode, service.scheduler, service.announce);
         let mut change = Self {
             old: old_index,
             new: new_index,
-            settings_changed: settings(old) != settings(new),
+            settings_changed: words::settings(old) != words::settings(new),
             backends_added: Vec::new(),
             backends_removed: Vec::new(),
-            backends_reweighted: Vec::new(),
+            backends_changed: Vec::new(),
         };
         change.compare_backends(&old.backends, &new.backends);
         let same = !change.settings_changed
             && change.backends_added.is_empty()
             && change.backends_removed.is_empty()
-            && change.backends_reweighted.is_empty();
+            && change.backends_changed.is_empty();
         (!same).then_some(change)
     }
 
     fn compare_backends(&mut self, old: &[Backend], new: &[Backend]) {
-        let key = |backend: &Backend| (backend.address, backend.l4_port);
-        let old_index: HashMap<_, _> = old.iter().enumerate().map(|(i, backend)| (key(backend), i)).collect();
+        let old_index: HashMap<_, _> =
+            old.iter().enumerate().map(|(i, backend)| (backend.endpoint, i)).collect();
         let mut kept = vec![false; old.len()];
         for (new_index, backend) in new.iter().enumerate() {
-            match old_index.get(&key(backend)) {
+            match old_index.get(&backend.endpoint) {
                 None => self.backends_added.push(new_index),
                 Some(&old_index) => {
                     kept[old_index] = true;
-                    if old[old_index].weight != backend.weight {
-                        self.backends_reweighted.push(Reweighted { old: old_index, new: new_index });
+                    if old[old_index] != *backend {
+                        self.backends_changed.push(BackendChange { old: old_index, new: new_index });
                     }
                 }
             }
@@ -151,34 +174,30 @@ impl ServiceChange {
     }
 
     fn lines(&self, old: &Service, new: &Service) -> Vec<String> {
-        let mut lines = Vec::new();
         let name = &new.name;
-        let mut setting = |what: &str, before: &dyn fmt::Display, after: &dyn fmt::Display| {
-            let (before, after) = (before.to_string(), after.to_string());
-            if before != after {
-                lines.push(format!("~ service {name}: {what} {before} -> {after}"));
-            }
-        };
-        setting("name", &old.name, &new.name);
-        setting("mode", &old.mode, &new.mode);
-        setting("scheduler", &old.scheduler, &new.scheduler);
-        setting("announce", &old.announce, &new.announce);
-        let at = |backend: &Backend| format!("{}:{}", backend.address, backend.l4_port);
+        let what = format!("~ service {name}: ");
+        let mut lines = changes(&what, &words::settings(old), &words::settings(new));
         let added = self.backends_added.iter().map(|&i| &new.backends[i]);
-        lines.extend(added.map(|b| format!("+ service {name}: backend {} weight {}", at(b), b.weight)));
+        lines.extend(added.map(|b| format!("+ service {name}: backend {} weight {}", b.endpoint, b.weight)));
         let removed = self.backends_removed.iter().map(|&i| &old.backends[i]);
-        lines.extend(removed.map(|b| format!("- service {name}: backend {}", at(b))));
-        let reweighted =
-            self.backends_reweighted.iter().map(|r| (&old.backends[r.old], &new.backends[r.new]));
-        lines.extend(reweighted.map(|(before, after)| {
-            format!("~ service {name}: backend {} weight {} -> {}", at(after), before.weight, after.weight)
-        }));
+        lines.extend(removed.map(|b| format!("- service {name}: backend {}", b.endpoint)));
+        for change in &self.backends_changed {
+            let (before, after) = (&old.backends[change.old], &new.backends[change.new]);
+            let what = format!("~ service {name}: backend {} ", after.endpoint);
+            lines.extend(changes(&what, &words::backend_settings(before), &words::backend_settings(after)));
+        }
         lines
     }
 }
 
+/// A line for each setting that differs; both have the same settings in the same order.
+fn changes(what: &str, before: &words::Settings, after: &words::Settings) -> Vec<String> {
+    let pairs = before.iter().zip(after).filter(|((_, before), (_, after))| before != after);
+    pairs.map(|((setting, before), (_, after))| format!("{what}{setting} {before} -> {after}")).collect()
+}
+
 fn described(service: &Service) -> String {
-    format!("{} {} {}:{}", service.name, service.protocol, service.vip, service.l4_port)
+    format!("{} {}", service.name, service.listens_text())
 }
 
 /// Differences in what is fixed at start: devices, their queues and addresses, threads, memory, the socket.
@@ -192,8 +211,13 @@ fn fixed_changes(old: &Rules, new: &Rules) -> Vec<String> {
     fixed("[dataplane]: workers".into(), old.dataplane.workers != new.dataplane.workers);
     fixed("[dataplane]: memory".into(), old.dataplane.memory != new.dataplane.memory);
     fixed("[dataplane]: max_flows".into(), old.dataplane.max_flows != new.dataplane.max_flows);
+    let (old_fragments, new_fragments) = (old.dataplane.fragments, new.dataplane.fragments);
+    fixed("[dataplane]: fragments".into(), old_fragments.datagrams != new_fragments.datagrams);
+    fixed("[dataplane]: fragment_timeout".into(), old_fragments.timeout_ms != new_fragments.timeout_ms);
     fixed("[dataplane]: idle".into(), old.dataplane.idle != new.dataplane.idle);
     fixed("[control]: socket".into(), old.control.socket != new.control.socket);
+    fixed("[control]: group".into(), old.control.group != new.control.group);
+    fixed("[control]: metrics".into(), old.control.metrics != new.control.metrics);
     changes.extend(port_changes(&old.ports, &new.ports));
     changes
 }
@@ -215,6 +239,9 @@ fn port_changes(old: &[Port], new: &[Port]) -> Vec<String> {
         fixed("addresses", before.addresses != port.addresses);
         fixed("local_addresses", before.local_addresses != port.local_addresses);
         fixed("mac", before.mac != port.mac);
+        fixed("vlan", before.vlan != port.vlan);
+        fixed("mtu", before.mtu != port.mtu);
+        fixed("checksum_offload", before.checksum_offload != port.checksum_offload);
     }
     let gone = old.iter().filter(|before| !new.iter().any(|port| port.name == before.name));
     changes.extend(gone.map(|port| format!("[[port]] {}: removed: restart needed", port.name)));
@@ -276,7 +303,7 @@ mode = "dr"
             settings_changed: false,
             backends_added: vec![0],
             backends_removed: vec![1],
-            backends_reweighted: vec![Reweighted { old: 0, new: 1 }],
+            backends_changed: vec![BackendChange { old: 0, new: 1 }],
         };
         assert_eq!(diff.services_changed, [change]);
         assert!(diff.needs_restart.is_empty() && !diff.is_empty());
@@ -320,6 +347,13 @@ mode = "dr"
         );
         assert!(diff.neighbours_changed && diff.slow_path_changed && diff.needs_restart.is_empty());
         assert_eq!(diff.to_string(), "~ service dns: scheduler wrr -> mh\n~ neighbours\n~ slow path rates\n");
+
+        let hashed = OLD.replace(r#"mode = "dr""#, "mode = \"dr\"\nscheduler = \"sh\"");
+        let flagged = hashed.replace(r#""sh""#, "\"sh\"\nhash = \"ipvs-port\"\nfallback = false");
+        assert_eq!(
+            Diff::between(&rules(&hashed), &rules(&flagged)).to_string(),
+            "~ service dns: scheduler sh -> sh (hash ipvs-port, no fallback)\n"
+        );
     }
 
     #[test]

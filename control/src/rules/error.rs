@@ -61,6 +61,12 @@ impl Problem {
         self
     }
 
+    /// The same about a place in another file, which its message begins with.
+    pub(super) fn within(mut self, place: &str) -> Self {
+        self.0.message.insert_str(0, &format!("{place}: "));
+        self
+    }
+
     fn start(&self) -> usize {
         self.0.span.as_ref().map_or(0, |span| span.start)
     }
@@ -93,6 +99,10 @@ pub(super) struct Problems(Vec<Problem>);
 impl Problems {
     pub(super) fn push(&mut self, problem: Problem) {
         self.0.push(problem);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -86,6 +86,38 @@ impl<'a, 'i> Fields<'a, 'i> {
         self.list(key, "a string in quotes", problems, |value| value.as_str().map(str::to_owned))
     }
 
+    /// A list of strings; one string by itself is a list of one.
+    pub(super) fn one_or_more_texts(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Field<Vec<Spanned<String>>> {
+        if self.is_list(key) {
+            return self.texts(key, problems);
+        }
+        match self.text(key, problems) {
+            Field::Absent => Field::Absent,
+            Field::Unreadable => Field::Unreadable,
+            Field::Value(text) => Field::Value(Spanned::new(text.span(), vec![text])),
+        }
+    }
+
+    /// A list of whole numbers; one by itself is a list of one.
+    pub(super) fn one_or_more_integers(
+        &self,
+        key: &str,
+        problems: &mut Problems,
+    ) -> Field<Vec<Spanned<i128>>> {
+        if self.is_list(key) {
+            return self.integers(key, problems);
+        }
+        match self.integer(key, problems) {
+            Field::Absent => Field::Absent,
+            Field::Unreadable => Field::Unreadable,
+            Field::Value(number) => Field::Value(Spanned::new(number.span(), vec![number])),
+        }
+    }
+
     pub(super) fn integers(&self, key: &str, problems: &mut Problems) -> Field<Vec<Spanned<i128>>> {
         self.list(key, "a whole number", problems, integer)
     }
@@ -93,6 +125,33 @@ impl<'a, 'i> Fields<'a, 'i> {
     /// Whether the value under `key` is a list.
     pub(super) fn is_list(&self, key: &str) -> bool {
         self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::Array(_)))
+    }
+
+    /// Whether the value under `key` is a string.
+    pub(super) fn is_text(&self, key: &str) -> bool {
+        self.table.get(key).is_some_and(|value| matches!(value.get_ref(), DeValue::String(_)))
+    }
+
+    /// The table `[title]` under `key`, where its being there says something by itself.
+    pub(super) fn optional_table<T>(
+        &self,
+        key: &str,
+        title: &'static str,
+        problems: &mut Problems,
+        read: impl FnOnce(Place, &DeTable<'i>, &mut Problems) -> T,
+    ) -> Field<T> {
+        let Some(value) = self.table.get(key) else { return self.without(key) };
+        match value.get_ref() {
+            DeValue::Table(table) => {
+                let read = read(Place { title, span: value.span() }, table, problems);
+                Field::Value(Spanned::new(value.span(), read))
+            }
+            other => {
+                problems
+                    .push(wrong_type(key, &format!("a table, written `{title}`"), other).at(value.span()));
+                Field::Unreadable
+            }
+        }
     }
 
     /// The table `[title]` under `key`; an absent one is as an empty one.

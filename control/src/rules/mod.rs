@@ -12,22 +12,45 @@ mod check;
 mod checked;
 mod device;
 mod diff;
+mod drains;
 mod error;
 mod fields;
 mod file;
+mod health;
 mod near;
+mod nested;
+mod paths;
+#[cfg(test)]
+mod policy_tests;
+mod ramps;
+pub mod routes;
+mod schedulers;
 pub mod slots;
+pub mod steering;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod values;
+mod words;
 
 pub use checked::{
-    Announce, Backend, CORE_COUNT_MAX, Control, Dataplane, Device, Idle, MacAddress, Memory, Mode, Neighbour,
-    Port, Protocol, Rules, Scheduler, Service, SlowPath, Workers,
+    Announce, Backend, BackendState, CORE_COUNT_MAX, Carrier, Checks, ClientAddress, Control, Dataplane,
+    Decap, Device, Endpoint, Fate, Flows, HashKey, Idle, L4Ports, Limits, Listen, MTU_MIN, MTU_MIN_IPV6,
+    MacAddress, Memory, Mode, Mss, Neighbour, NoBackend, NoFlow, OnTimeout, Persistence, Policy, Port,
+    Prefix, Protocol, Reuse, Rules, SchedulerKind, SchedulerSettings, Service, SlowPath, Source, Thresholds,
+    Timeouts, Tunnel, WEIGHT_MAX, Workers,
 };
 pub use device::{KernelDriver, twin_ifname};
-pub use diff::{Diff, Reweighted, ServiceChange};
+pub use diff::{BackendChange, Diff, ServiceChange};
 pub use error::Diagnostics;
+pub use health::{
+    Argv, Check, CheckPlace, DnsCheck, GrpcCheck, Health, HttpCheck, Initial, PassiveCheck, StatusRanges,
+    UdpCheck, Via,
+};
+pub(crate) use near::nearest;
+pub use nested::{Nested, nested};
+pub use tls::Tls;
+pub use words::no_flow_word;
 
 use error::{Problem, Problems};
 use file::File;
@@ -61,7 +84,7 @@ impl Rules {
         }
     }
 
-    /// Checks the rules in `text`; `name` stands for the file in messages.
+    /// Checks the rules in `text`; `name` is the file in messages, and where that lies, files lie that the rules name.
     ///
     /// # Errors
     /// Everything that is wrong: syntax errors if there are any (the rest of a file that is not TOML is
@@ -74,7 +97,8 @@ impl Rules {
         }
         let rules = if syntax_errors.is_empty() {
             let file = File::read(&document, &mut problems);
-            check::check(&file, &mut problems)
+            let directory = Path::new(name).parent().unwrap_or(Path::new(""));
+            check::check(&file, directory, &mut problems)
         } else {
             None
         };

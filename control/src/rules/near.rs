@@ -2,7 +2,7 @@
 
 /// The candidate closest to `written`, when it is close enough to be what was meant: at most one edit (a
 /// letter added, lost, changed, or two swapped) in three letters, letter case aside.
-pub(super) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let written = written.to_lowercase();
     candidates
         .into_iter()

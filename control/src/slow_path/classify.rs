@@ -1,7 +1,7 @@
 //! What kind of packet the kernel is asked to take: each class has a token bucket of its own.
 //!
 //! Reads frame bytes and trusts none of them; what it cannot read is [`Class::Rest`]. Not a security check: the
-//! kernel judges the packet. Read first: RFC 826 (ARP), RFC 4861 (ND), RFC 4271 (BGP), RFC 2328 (OSPF), RFC 5798
+//! kernel judges the packet. Read first: RFC 826 (ARP), RFC 4861 (ND), RFC 2710 and 3810 (MLD), RFC 4271 (BGP), RFC 2328 (OSPF), RFC 5798
 //! (VRRP), RFC 5881 and 5883 (BFD).
 
 use dataplane::wire::PortPair;
@@ -11,7 +11,8 @@ use dataplane::wire::ipv4::{self, Ipv4, PROTOCOL_OSPF, PROTOCOL_TCP, PROTOCOL_UD
 /// A class of packets between the wire and a kernel twin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// ARP, and its IPv6 counterpart: ICMPv6 router and neighbour discovery, redirects.
+    /// ARP, and its IPv6 counterpart: ICMPv6 router and neighbour discovery, redirects; and multicast listener discovery,
+    /// without which switches that snoop on it keep neighbour discovery from us.
     Arp,
     /// BGP, OSPF, VRRP and BFD, unicast and multicast.
     Routing,
@@ -57,6 +58,11 @@ const NEXT_HEADER_ICMPV6: u8 = 58;
 /// ICMPv6 types 133 to 137: router and neighbour solicitation and advertisement, redirect (RFC 4861 section 4).
 const ND_TYPES: std::ops::RangeInclusive<u8> = 133..=137;
 
+/// ICMPv6 types of MLD: query, report, done (RFC 2710 section 3), report of version 2 (RFC 3810 section 5.2).
+const MLD_TYPES: [u8; 4] = [130, 131, 132, 143];
+/// The hop-by-hop options header, behind which MLD stands because of its router alert (RFC 8200 section 4.3).
+const NEXT_HEADER_HOP_BY_HOP: u8 = 0;
+
 /// The class of an Ethernet frame without FCS.
 pub fn classify(frame: &[u8]) -> Class {
     let Some((link, mut packet)) = frame.split_first_chunk::<{ ethernet::HEADER_LEN }>() else {
@@ -93,7 +99,8 @@ fn classify_ipv4(packet: &[u8], to_group: bool) -> Option<Class> {
     unicast(to_group || destination.is_multicast() || destination.is_broadcast())
 }
 
-/// Extension headers are not walked: none of the protocols looked for needs one, and RFC 6980 forbids fragmented ND.
+/// Extension headers are not walked, but for MLD's: none of the other protocols looked for needs one, and RFC 6980 forbids
+/// fragmented ND.
 fn classify_ipv6(packet: &[u8], to_group: bool) -> Option<Class> {
     let (header, l4) = packet.split_first_chunk::<IPV6_HEADER_LEN>()?;
     let (version, next_header, hop_limit, destination_at) = (header[0] >> 4, header[6], header[7], 24);
@@ -105,10 +112,22 @@ fn classify_ipv6(packet: &[u8], to_group: bool) -> Option<Class> {
     if is_nd && hop_limit == HOP_LIMIT_ON_LINK {
         return Some(Class::Arp);
     }
+    // A link-local source (RFC 2710 section 3), which no router passes on.
+    let is_link_local = header[8] == 0xfe && header[9] & 0xc0 == 0x80;
+    if next_header == NEXT_HEADER_HOP_BY_HOP && is_link_local && is_mld(l4) {
+        return Some(Class::Arp);
+    }
     if is_routing(next_header, hop_limit, Some(l4)) {
         return Some(Class::Routing);
     }
     unicast(to_group || header[destination_at] == 0xff)
+}
+
+/// Whether MLD follows a hop-by-hop options header.
+fn is_mld(hop_by_hop: &[u8]) -> bool {
+    let Some(&[next_header, length]) = hop_by_hop.first_chunk() else { return false };
+    let kind = hop_by_hop.get((usize::from(length) + 1) * 8);
+    next_header == NEXT_HEADER_ICMPV6 && kind.is_some_and(|kind| MLD_TYPES.contains(kind))
 }
 
 /// VRRP and single-hop BFD count only with the hop limit that their receivers insist on: it cannot be forged from
@@ -196,6 +215,26 @@ mod tests {
         };
         assert_eq!(classify(&solicitation(255)), Class::Arp);
         assert_eq!(classify(&solicitation(64)), Class::Rest, "from beyond the link, to a group");
+    }
+
+    #[test]
+    fn multicast_listener_discovery_goes_with_neighbour_discovery() {
+        let query = |source: [u8; 16], kind: u8| {
+            // Hop-by-hop: router alert (RFC 2711) and padding, then the ICMPv6 type.
+            let payload = [58, 0, 5, 2, 0, 0, 1, 0, kind, 0, 0, 0];
+            let mut frame = [&[0x33, 0x33, 0, 0, 0, 1][..], &PEER, &[0x86, 0xdd]].concat();
+            frame.extend([0x60, 0, 0, 0, 0, payload.len() as u8, 0, 1]);
+            frame.extend(source);
+            frame.extend([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+            frame.extend(payload);
+            frame
+        };
+        let on_link = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
+        assert_eq!([130, 131, 132, 143].map(|kind| classify(&query(on_link, kind))), [Class::Arp; 4]);
+        assert_eq!(classify(&query(on_link, 128)), Class::Rest, "a ping");
+        assert_eq!(classify(&query([0x20; 16], 130)), Class::Rest, "from beyond the link");
+        let whole = query(on_link, 130);
+        assert!((0..whole.len() - 3).all(|len| classify(&whole[..len]) == Class::Rest));
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use dataplane::counters::Counter;
 use dataplane::index::{PORTS_MAX, PortIndex};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
+use super::checks::CheckCounters;
 use super::classify::Class;
 
 /// Packets of one class at one twin. Each packet that comes out of a ring or a twin is counted exactly once.
@@ -34,13 +36,17 @@ impl TwinCounters {
 
 /// The counters of the slow path: a row for every port there can be.
 #[derive(Debug, Default)]
-pub struct SlowPathCounters([TwinCounters; PORTS_MAX]);
+pub struct SlowPathCounters {
+    twins: [TwinCounters; PORTS_MAX],
+    /// Packets of health checks.
+    pub checks: CheckCounters,
+}
 
 impl SlowPathCounters {
     /// The counters of the twin of `port`; indices beyond the table share its first row, as
     /// [`dataplane::counters::WorkerCounters::port`] does.
     pub fn twin(&self, port: PortIndex) -> &TwinCounters {
-        self.0.get(port.as_usize()).unwrap_or(&self.0[0])
+        self.twins.get(port.as_usize()).unwrap_or(&self.twins[0])
     }
 
     /// The twin's counts of a moment ago.
@@ -52,7 +58,7 @@ impl SlowPathCounters {
 }
 
 /// [`TwinCounters`] as numbers: packets since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct TwinSnapshot {
     /// ARP and neighbour discovery.
     pub arp: ClassSnapshot,
@@ -81,7 +87,7 @@ impl TwinSnapshot {
 }
 
 /// [`ClassCounters`] as numbers: packets since start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 pub struct ClassSnapshot {
     /// See [`ClassCounters::to_kernel`].
     pub to_kernel: u64,

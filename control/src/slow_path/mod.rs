@@ -7,6 +7,7 @@
 //! Not here: making the TAP (launch), its addresses (`kernel::twin`), deciding what is punted (`dataplane::stage`).
 //! Read first: docs/decisions/0005-slow-path.md; DPDK NIC guide, "Tun|Tap Poll Mode Driver".
 
+pub mod checks;
 pub mod classify;
 pub mod counters;
 mod limits;
@@ -22,6 +23,7 @@ use dataplane::index::PortIndex;
 use dpdk::{BURST_MAX, Burst, RxQueue, TxQueue, ring};
 use nix::time::{ClockId, ClockNanosleepFlags, clock_nanosleep};
 
+use checks::{Carrier, CheckCounters, CheckQueue, ToBackends};
 use classify::{Class, classify};
 use counters::TwinCounters;
 pub use counters::{ClassSnapshot, SlowPathCounters, TwinSnapshot};
@@ -59,6 +61,7 @@ pub struct SlowPath {
     twins: Vec<Twin>,
     limits: Arc<Limits>,
     counters: Arc<SlowPathCounters>,
+    checks: Carrier,
 }
 
 impl SlowPath {
@@ -66,7 +69,13 @@ impl SlowPath {
     pub fn new(twins: Vec<TwinPort>, limits: Arc<Limits>, counters: Arc<SlowPathCounters>) -> Self {
         let now = Instant::now();
         let twins = twins.into_iter().map(|port| Twin::new(port, &limits, now)).collect();
-        Self { twins, limits, counters }
+        Self { twins, limits, counters, checks: Carrier::new(CheckQueue::default(), now) }
+    }
+
+    /// The same, where health checks to check addresses come out of `queue`.
+    #[must_use]
+    pub fn with_checks(self, queue: CheckQueue) -> Self {
+        Self { checks: Carrier::new(queue, Instant::now()), ..self }
     }
 
     /// Makes the calling thread the slow-path thread until `stop` is set: opens it to net_tap's signal (see [`signals`])
@@ -87,13 +96,36 @@ impl SlowPath {
 
     /// One round: at most one burst from each ring and from each twin. Whether a packet moved.
     pub fn turn(&mut self, now: Instant) -> bool {
+        self.checks.take_up();
         let mut moved = 0;
-        for twin in &mut self.twins {
+        let of_checks = &self.counters.checks;
+        for at in 0..self.twins.len() {
+            let Some(twin) = self.twins.get_mut(at) else { break };
             let counters = self.counters.twin(twin.port.port);
-            moved += twin.carry_to_kernel(&self.limits, counters, now);
-            moved += twin.carry_from_kernel(counters);
+            moved += twin.carry_to_kernel(&self.limits, counters, &mut self.checks, of_checks, now);
+            let (received, to_backends) = twin.carry_from_kernel(counters, &mut self.checks, of_checks, now);
+            moved += received;
+            hand_over(to_backends, &mut self.twins, of_checks);
         }
         moved > 0
+    }
+}
+
+/// Hands packets of checks to the workers that send by their ports. A port without a twin has no ring for that.
+fn hand_over(mut packets: ToBackends, twins: &mut [Twin], counters: &CheckCounters) {
+    while let Some(&(port, _)) = packets.first() {
+        let mut burst = Burst::new();
+        let mut others = ToBackends::new();
+        for (other, mbuf) in packets.drain(..) {
+            // As many as came fit either.
+            if other == port { drop(burst.push(mbuf)) } else { drop(others.try_push((other, mbuf))) }
+        }
+        let count = burst.len();
+        let ring = twins.iter_mut().find(|twin| twin.port.port == port).map(|twin| &mut twin.port.to_worker);
+        let sent = ring.map_or(0, |ring| ring.push(&mut burst));
+        counters.to_backends.add(sent as u64);
+        counters.refused.add((count - sent) as u64);
+        packets = others;
     }
 }
 
@@ -115,7 +147,14 @@ impl Twin {
     }
 
     /// A burst of every ring goes to the twin, as far as its classes may pass. Returns the packets taken from rings.
-    fn carry_to_kernel(&mut self, limits: &Limits, counters: &TwinCounters, now: Instant) -> usize {
+    fn carry_to_kernel(
+        &mut self,
+        limits: &Limits,
+        counters: &TwinCounters,
+        checks: &mut Carrier,
+        of_checks: &CheckCounters,
+        now: Instant,
+    ) -> usize {
         for class in Class::ALL {
             self.buckets[class as usize].refill(limits.of(class), now);
         }
@@ -123,6 +162,11 @@ impl Twin {
         for ring in &mut self.port.from_workers {
             let mut burst = Burst::new();
             taken += ring.pop(&mut burst);
+            let answers = checks.take_from_backends(&mut burst, of_checks, now);
+            if !answers.is_empty() {
+                let classes = classes_of(&answers);
+                write(&mut self.port.tx, Classified { burst: answers, classes }, counters);
+            }
             if !burst.is_empty() {
                 let admitted = police(&mut burst, &mut self.buckets, counters);
                 write(&mut self.port.tx, admitted, counters);
@@ -131,13 +175,21 @@ impl Twin {
         taken
     }
 
-    /// A burst of what the twin's kernel has sent goes to the worker. Returns the packets received.
-    fn carry_from_kernel(&mut self, counters: &TwinCounters) -> usize {
+    /// A burst of what the twin's kernel has sent goes to the worker. Returns the packets received, and of those the ones that are
+    /// to backends that are checked.
+    fn carry_from_kernel(
+        &mut self,
+        counters: &TwinCounters,
+        checks: &mut Carrier,
+        of_checks: &CheckCounters,
+        now: Instant,
+    ) -> (usize, ToBackends) {
         let mut burst = Burst::new();
         let received = self.port.rx.receive(&mut burst);
         if received == 0 {
-            return 0;
+            return (0, ToBackends::new());
         }
+        let to_backends = checks.take_to_backends(&mut burst, of_checks, now);
         let classes = classes_of(&burst);
         let sent = self.port.to_worker.push(&mut burst);
         for (index, class) in classes.into_iter().enumerate() {
@@ -145,7 +197,7 @@ impl Twin {
             let counter = if index < sent { &counters.from_kernel } else { &counters.worker_ring_full };
             counter.add(1);
         }
-        received
+        (received, to_backends)
     }
 }
 

@@ -1,15 +1,19 @@
 //! Next hops follow the kernel's routes and neighbours, and the entries stay fresh by themselves.
 
-use std::{net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use control::kernel::{Neighbours, NextHop, NextHops, Refresh, Unresolved, Wanted};
 use tokio::sync::watch;
 
 use crate::netns::NetNs;
 
-const PEER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 9);
-const REMOTE: Ipv4Addr = Ipv4Addr::new(10, 9, 9, 9);
-const SILENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+const REMOTE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 9, 9, 9));
+const SILENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 77));
 
 /// A director with two ports: `xd0` to a peer at 192.0.2.9, `xd1` to another at 198.51.100.9.
 struct Lab {
@@ -30,7 +34,7 @@ impl Lab {
     }
 
     /// Both ports as ports 0 and 1.
-    fn wanted(&self, targets: &[Ipv4Addr]) -> Wanted {
+    fn wanted(&self, targets: &[IpAddr]) -> Wanted {
         let ports = [(self.director.ifindex("xd0"), 0), (self.director.ifindex("xd1"), 1)];
         Wanted { ports: ports.into(), targets: targets.iter().copied().collect() }
     }
@@ -43,7 +47,7 @@ impl Lab {
 /// Waits until the row of `target` is as `expected` says.
 async fn row(
     rows: &mut watch::Receiver<Arc<NextHops>>,
-    target: Ipv4Addr,
+    target: IpAddr,
     expected: impl Fn(&Result<NextHop, Unresolved>) -> bool,
 ) -> Result<NextHop, Unresolved> {
     let seen =
@@ -117,12 +121,46 @@ fn a_gateway_is_followed_from_one_port_to_another() {
 
         lab.director.run("ip route replace 10.9.9.0/24 via 198.51.100.9");
         let hop = row(&mut rows, REMOTE, has_mac(lab.other.mac("up1"))).await.unwrap();
-        assert_eq!((hop.port_index, hop.next_hop), (1, Ipv4Addr::new(198, 51, 100, 9)));
+        assert_eq!((hop.port_index, hop.next_hop), (1, IpAddr::from([198, 51, 100, 9])));
         assert!(!lab.entries("xd0").contains("managed"), "the old gateway is still managed");
 
         lab.director.run("ip route del 10.9.9.0/24");
         let gone = row(&mut rows, REMOTE, Result::is_err).await;
         assert!(matches!(gone, Err(Unresolved::NoRoute { .. })), "{gone:?}");
+    });
+}
+
+#[test]
+fn ipv6_neighbours_and_gateways_are_resolved_managed_and_given_back() {
+    let lab = Lab::new();
+    lab.director.run("ip addr add 2001:db8::5/64 dev xd0 nodad && ip addr add fe80::5/64 dev xd0 nodad");
+    lab.peer.run("ip addr add 2001:db8::9/64 dev up0 nodad && ip addr add fe80::9/64 dev up0 nodad");
+    lab.director.run("ip route add 2001:db8:9::/64 via fe80::9 dev xd0");
+    // RFC 8950: an IPv4 network behind an IPv6 router.
+    lab.director.run("ip route add 10.9.9.0/24 via inet6 fe80::9 dev xd0");
+    let address = |text: &str| text.parse::<IpAddr>().unwrap();
+    let (on_link, remote, router) = (address("2001:db8::9"), address("2001:db8:9::9"), address("fe80::9"));
+    let (own, silent) = (address("2001:db8::5"), address("2001:db8::77"));
+    lab.director.block_on(async || {
+        let wanted = lab.wanted(&[on_link, remote, REMOTE, own, silent]);
+        let neighbours = Neighbours::start(wanted, Refresh::of_this_kernel()).await.unwrap();
+        let mut rows = neighbours.next_hops();
+        for (target, next_hop) in [(on_link, on_link), (remote, router), (REMOTE, router)] {
+            let hop = row(&mut rows, target, Result::is_ok).await.unwrap();
+            assert_eq!((hop.port_index, hop.next_hop, hop.mac), (0, next_hop, lab.peer.mac("up0")));
+        }
+        assert_eq!(row(&mut rows, own, Result::is_err).await, Err(Unresolved::OwnAddress));
+        let no_answer = Err(Unresolved::NoAnswer { next_hop: silent });
+        row(&mut rows, silent, |row| *row == no_answer).await.unwrap_err();
+        assert!(lab.entries("xd0").contains("fe80::9"), "{}", lab.entries("xd0"));
+
+        lab.director.run("ip neigh flush dev xd0");
+        row(&mut rows, on_link, Result::is_err).await.unwrap_err();
+        row(&mut rows, on_link, Result::is_ok).await.unwrap();
+        lab.director.run("ip route replace 2001:db8:9::/64 via 2001:db8::9 dev xd0");
+        row(&mut rows, remote, |row| row.as_ref().is_ok_and(|hop| hop.next_hop == on_link)).await.unwrap();
+        neighbours.stop().await;
+        assert!(!lab.entries("xd0").contains("managed"), "{}", lab.entries("xd0"));
     });
 }
 
@@ -145,8 +183,8 @@ fn what_is_not_ours_is_told_and_not_touched() {
     let lab = Lab::new();
     lab.director.run("ip route add 10.9.9.0/24 via 198.51.100.9");
     lab.director.run("ip neigh add 192.0.2.50 dev xd0 lladdr 02:00:00:00:00:50 nud permanent");
-    let typed = Ipv4Addr::new(192, 0, 2, 50);
-    let own = Ipv4Addr::new(192, 0, 2, 5);
+    let typed = IpAddr::from([192, 0, 2, 50]);
+    let own = IpAddr::from([192, 0, 2, 5]);
     lab.director.block_on(async || {
         let mut wanted = lab.wanted(&[REMOTE, typed, own, SILENT]);
         wanted.ports.retain(|_, port_index| *port_index == 0);

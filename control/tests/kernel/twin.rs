@@ -1,5 +1,7 @@
 //! A twin's addresses come and go, are answered for, and are never a source they should not be.
 
+use std::net::IpAddr;
+
 use control::kernel::{KernelError, Twin, TwinSettings, connect};
 
 use crate::netns::{NetNs, captured};
@@ -7,7 +9,7 @@ use crate::netns::{NetNs, captured};
 fn settings(addresses: &[&str], vips: &[&str], local_addresses: &[&str]) -> TwinSettings {
     TwinSettings {
         addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-        vips: vips.iter().map(|text| text.parse().unwrap()).collect(),
+        vips: vips.iter().map(|text| text.parse::<IpAddr>().unwrap().into()).collect(),
         local_addresses: local_addresses.iter().map(|text| text.parse().unwrap()).collect(),
         mtu: None,
     }
@@ -42,7 +44,7 @@ fn addresses_appear_and_vanish_and_those_of_others_stay() {
         }
         assert!(!up.contains("tentative"), "an IPv6 address waits for DAD:\n{up}");
 
-        twin.sync_vips(&["203.0.113.11".parse().unwrap()]).await.unwrap();
+        twin.sync_vips(&["203.0.113.11/32".parse().unwrap()]).await.unwrap();
         let reloaded = shown();
         assert!(reloaded.contains("203.0.113.11/32") && !reloaded.contains("203.0.113.10/32"), "{reloaded}");
         assert!(reloaded.contains("203.0.113.77/32"), "an address of somebody else was taken:\n{reloaded}");
@@ -134,6 +136,28 @@ fn an_arp_request_for_a_pinging_client_carries_the_ports_own_address() {
         peer.run("ping -c 1 -W 5 203.0.113.10");
         let request = captured(request);
         assert!(request.contains("who-has 192.0.2.9 tell 192.0.2.5"), "{request}");
+    });
+}
+
+#[test]
+fn a_network_of_vips_is_answered_for_address_by_address() {
+    let (director, peer) = director_and_peer();
+    peer.run("ip addr add 2001:db8::9/64 dev up0 nodad");
+    director.block_on(async || {
+        let mut wanted = settings(&["192.0.2.5/24", "2001:db8::5/64"], &[], &["2001:db8::40/126"]);
+        wanted.vips = vec!["203.0.113.16/30".parse().unwrap()];
+        let _twin = Twin::configure(connect().unwrap(), "xd0", wanted).await.unwrap();
+        for address in ["203.0.113.16", "203.0.113.19"] {
+            assert!(peer.arp_answered("up0", address), "no ARP answer for {address}");
+        }
+        assert!(!peer.arp_answered("up0", "203.0.113.20"), "answered for an address nobody has");
+        for address in ["2001:db8::40", "2001:db8::43"] {
+            peer.run(&format!("ping -c 1 -W 5 {address}"));
+        }
+        let chosen = director.run("ip -6 route get 2001:db8::9");
+        assert!(chosen.contains("src 2001:db8::5"), "{chosen}");
+        let accepted = director.run("cat /proc/sys/net/ipv6/conf/xd0/accept_ra");
+        assert_eq!(accepted.trim(), "0", "another host's word for a router is taken");
     });
 }
 

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
 
 use toml::Spanned;
 
@@ -13,35 +15,54 @@ use super::fields::{Field, Place};
 use super::file::File;
 
 mod addresses;
+mod backends;
+mod checks;
+mod health;
+mod listens;
 mod neighbours;
+mod policy;
 mod ports;
+mod prefixes;
+mod routes;
+mod schedulers;
 mod services;
 mod settings;
+mod tunnels;
+mod way;
 
-/// The rules, or nothing when there are problems.
-pub(super) fn check(file: &File, problems: &mut Problems) -> Option<Rules> {
+/// The rules, or nothing when there are problems. Files that the rules name are looked for in `directory`.
+pub(super) fn check(file: &File, directory: &Path, problems: &mut Problems) -> Option<Rules> {
     let dataplane = settings::dataplane(&file.dataplane, problems);
     let control = settings::control(&file.control, problems);
     let slow_path = settings::slow_path(&file.slow_path, problems);
     let ports = ports::check(&file.ports, problems);
     let neighbours = neighbours::check(&file.neighbours, &ports, problems);
-    let services = services::check(&file.services, &ports, &neighbours, problems);
+    let services = services::check(&file.services, (&ports, &neighbours), directory, problems);
+    let decap = tunnels::decap(&file.decap, problems);
+    let checks = checks::check(&file.checks, problems);
     addresses::check(&ports, &neighbours, &services, problems);
     if !problems.is_empty() {
         return None;
     }
-    Some(Rules {
+    let rules = Rules {
         dataplane: dataplane?,
         control: control?,
         slow_path: slow_path?,
+        decap: decap?,
+        checks: checks?,
         ports: ports.list.into_iter().map(ports::PortDraft::finish).collect::<Option<_>>()?,
         neighbours: neighbours
             .list
             .into_iter()
             .map(neighbours::NeighbourDraft::finish)
             .collect::<Option<_>>()?,
-        services: services.into_iter().map(services::ServiceDraft::finish).collect::<Option<_>>()?,
-    })
+        services: services
+            .into_iter()
+            .map(|service| service.finish().map(Arc::new))
+            .collect::<Option<_>>()?,
+    };
+    checks::overlaps(&file.checks, &rules, problems);
+    problems.is_empty().then_some(rules)
 }
 
 /// The parsed value; nothing when it is absent or wrong.

@@ -1,6 +1,6 @@
 //! `[[neighbour]]`: next hops given by hand.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use toml::Spanned;
 
@@ -20,7 +20,7 @@ pub(super) struct Neighbours {
 }
 
 impl Neighbours {
-    pub(super) fn contains(&self, address: Ipv4Addr) -> bool {
+    pub(super) fn contains(&self, address: IpAddr) -> bool {
         self.list
             .iter()
             .filter_map(|neighbour| neighbour.address.as_ref())
@@ -30,7 +30,7 @@ impl Neighbours {
 
 /// A neighbour of which some values may have been wrong.
 pub(super) struct NeighbourDraft {
-    pub(super) address: Option<Spanned<Ipv4Addr>>,
+    pub(super) address: Option<Spanned<IpAddr>>,
     mac: Option<MacAddress>,
     port: Option<usize>,
 }

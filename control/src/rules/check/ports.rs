@@ -1,18 +1,21 @@
 //! `[[port]]`: each by itself, then against the others.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use dataplane::index::PORTS_MAX;
-use ipnet::{IpNet, Ipv4Net};
+use dataplane::wire::VlanTags;
+use dataplane::wire::vlan::VID_MAX;
+use ipnet::IpNet;
 use toml::Spanned;
 
 use super::{each, no_duplicates, no_more_than, optional, or_default, required};
-use crate::rules::checked::{Device, MacAddress, Port};
+use crate::rules::checked::{Device, MTU_MIN, MTU_MIN_IPV6, MacAddress, Port};
 use crate::rules::device::{KernelDriver, interface_claim, twin_ifname};
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
-use crate::rules::file::PortTable;
-use crate::rules::values::{interface_address, local_addresses, mac, name};
+use crate::rules::file::{PortTable, VlanField};
+use crate::rules::values::{interface_address, local_addresses, mac, name, whole};
 
 /// An interface name has 15 bytes; three are left for a prefix.
 const NAME_BYTES_MAX: usize = 12;
@@ -25,18 +28,41 @@ pub(super) struct Ports {
     pub(super) complete: bool,
     /// Some port has a twin.
     pub(super) any_kernel: bool,
-    /// Some port says something under `local_addresses`, right or wrong.
-    pub(super) any_local_addresses: bool,
+    /// All that ports say under `local_addresses` was read.
+    local_addresses_complete: bool,
+}
+
+impl Ports {
+    /// Whether some port has local addresses of IPv6, or of IPv4, or may have.
+    pub(super) fn may_have_local_addresses(&self, is_ipv6: bool) -> bool {
+        let mut local_addresses = self.list.iter().flat_map(|port| &port.local_addresses);
+        let of_family = |net: &Spanned<IpNet>| net.get_ref().addr().is_ipv6() == is_ipv6;
+        !self.local_addresses_complete || local_addresses.any(of_family)
+    }
+
+    /// Whether the kernel has `address` on a port's twin.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        self.list.iter().flat_map(|port| &port.addresses).any(|net| net.get_ref().addr() == address)
+    }
+
+    /// Whether the kernel has an address of a family on any port's twin.
+    pub(super) fn has_address_of_family(&self, is_v6: bool) -> bool {
+        let mut addresses = self.list.iter().flat_map(|port| &port.addresses);
+        addresses.any(|net| net.get_ref().addr().is_ipv6() == is_v6)
+    }
 }
 
 /// A port of which some values may have been wrong.
 pub(super) struct PortDraft {
     pub(super) name: Option<Spanned<String>>,
     pub(super) addresses: Vec<Spanned<IpNet>>,
-    pub(super) local_addresses: Vec<Spanned<Ipv4Net>>,
+    pub(super) local_addresses: Vec<Spanned<IpNet>>,
     device: Option<Spanned<Device>>,
     kernel: Option<bool>,
     mac: Option<MacAddress>,
+    vlan: Option<VlanTags>,
+    mtu: Option<u16>,
+    checksum_offload: Option<bool>,
 }
 
 impl PortDraft {
@@ -48,6 +74,9 @@ impl PortDraft {
             addresses: self.addresses.into_iter().map(Spanned::into_inner).collect(),
             local_addresses: self.local_addresses.into_iter().map(Spanned::into_inner).collect(),
             mac: self.mac,
+            vlan: self.vlan,
+            mtu: self.mtu,
+            checksum_offload: self.checksum_offload?,
         })
     }
 }
@@ -85,7 +114,13 @@ pub(super) fn check(field: &Field<Vec<PortTable>>, problems: &mut Problems) -> P
     Ports {
         complete: !tables.is_empty() && list.iter().all(|port| port.name.is_some() && port.kernel.is_some()),
         any_kernel: list.iter().any(|port| port.kernel == Some(true)),
-        any_local_addresses: tables.iter().any(|table| !matches!(table.local_addresses, Field::Absent)),
+        local_addresses_complete: tables.iter().zip(&list).all(|(table, port)| {
+            match &table.local_addresses {
+                Field::Absent => true,
+                Field::Unreadable => false,
+                Field::Value(written) => written.get_ref().len() == port.local_addresses.len(),
+            }
+        }),
         list,
     }
 }
@@ -113,7 +148,49 @@ fn port(table: &PortTable, problems: &mut Problems) -> PortDraft {
         local_addresses: each(&table.local_addresses, problems, |text| local_addresses(text)),
         mac: optional(&table.mac, problems, |text| changeable_mac(text, device.as_ref()))
             .map(Spanned::into_inner),
+        vlan: vlan(&table.vlan, problems),
+        mtu: mtu(table, problems),
+        checksum_offload: or_default(&table.checksum_offload, true, problems, |&offload| Ok(offload)),
         device,
+    }
+}
+
+/// With IPv6 addresses no less than every link has that carries IPv6.
+fn mtu(table: &PortTable, problems: &mut Problems) -> Option<u16> {
+    let addresses = table.addresses.value().map_or(&[][..], |list| list.get_ref());
+    let is_ipv6 = addresses.iter().any(|address| address.get_ref().contains(':'));
+    let (what, least) =
+        if is_ipv6 { ("an MTU of a port with IPv6 addresses", MTU_MIN_IPV6) } else { ("an MTU", MTU_MIN) };
+    let mtu = optional(&table.mtu, problems, |&mtu| whole(what, mtu, least.into(), u16::MAX.into()));
+    mtu.map(Spanned::into_inner)
+}
+
+/// `100`, `[200, 100]`; or 0, which is no VLAN.
+fn vlan(field: &VlanField, problems: &mut Problems) -> Option<VlanTags> {
+    let list = match field {
+        VlanField::One(vid) => {
+            let vid = optional(vid, problems, |&vid| whole("a VLAN", vid, 0, VID_MAX.into()))?.into_inner();
+            return Some(if vid == 0 { VlanTags::NONE } else { VlanTags::single(vid) });
+        }
+        VlanField::List(list) => list,
+    };
+    let vids: Vec<Spanned<u16>> =
+        each(list, problems, |&vid| whole("a VLAN within another", vid, 1, VID_MAX.into()));
+    let written = list.value()?;
+    match vids.as_slice() {
+        [outer, inner] if written.get_ref().len() == 2 => {
+            Some(VlanTags::double(*outer.get_ref(), *inner.get_ref()))
+        }
+        vids => {
+            // Of items that are no VLAN that was said already.
+            if vids.len() == written.get_ref().len() {
+                let problem = Problem::new("`vlan` is a list of other than two").help(
+                    "allowed: one VLAN, such as 100, or the outer and the inner one, such as [200, 100]",
+                );
+                problems.push(problem.at(written.span()));
+            }
+            None
+        }
     }
 }
 

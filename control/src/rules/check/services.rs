@@ -1,183 +1,187 @@
-//! `[[service]]` and `[[service.backend]]`: each by itself, then against the ports, the neighbours and the
-//! others.
+//! `[[service]]`: each by itself, then against the ports, the neighbours and the others. What is said about its
+//! connections is read in `policy`, and who takes them in `backends`.
 
-use std::net::Ipv4Addr;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use dataplane::index::{BACKENDS_MAX, SERVICES_MAX};
 use toml::Spanned;
 
+use super::backends::{self, BackendDraft, endpoint_of};
+use super::health;
+use super::listens::{self, Listens};
 use super::neighbours::Neighbours;
+use super::policy;
 use super::ports::Ports;
+use super::routes;
+use super::schedulers;
+use super::tunnels;
+use super::way;
 use super::{no_duplicates, no_more_than, or_default, required};
-use crate::rules::checked::{Announce, Backend, Mode, Protocol, Scheduler, Service};
+use crate::rules::checked::{
+    Announce, Endpoint, Health, Mode, Policy, Routes, SchedulerSettings, Service, Tunnel,
+};
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
-use crate::rules::file::{BackendTable, ServiceTable};
-use crate::rules::values::{choice, endpoint, listen, name, whole};
+use crate::rules::file::ServiceTable;
+use crate::rules::values::{choice, name};
 
 const NAME_BYTES_MAX: usize = 32;
+
+/// What is known of a service while its parts are read.
+pub(super) struct Context<'a> {
+    pub(super) listens: &'a Listens,
+    pub(super) mode: Option<Mode>,
+    pub(super) scheduler: Option<SchedulerSettings>,
+}
 
 /// A service of which some values may have been wrong.
 pub(super) struct ServiceDraft {
     name: Option<Spanned<String>>,
-    pub(super) listen: Option<Spanned<(Protocol, Ipv4Addr, u16)>>,
-    mode: Option<Spanned<Mode>>,
-    scheduler: Option<Scheduler>,
-    announce: Option<Announce>,
+    pub(super) listens: Listens,
+    pub(super) mode: Option<Spanned<Mode>>,
+    /// `Some(None)` where its mode has no tunnel.
+    pub(super) tunnel: Option<Option<Tunnel>>,
+    scheduler: Option<SchedulerSettings>,
+    pub(super) announce: Option<Announce>,
     /// Where `announce` is written, when it is.
-    announce_span: Option<Range<usize>>,
+    pub(super) announce_span: Option<Range<usize>>,
+    pub(super) policy: Option<Policy>,
+    slow_start: Option<Option<Duration>>,
+    drain_timeout: Option<Option<Duration>>,
+    /// Whether there is no sorry server, or one that could be read.
+    sorry_is_known: bool,
+    health: Option<Option<Arc<Health>>>,
+    pub(super) sorry: Option<Spanned<(IpAddr, Option<u16>)>>,
+    routes: Option<Routes>,
     pub(super) backends: Vec<BackendDraft>,
-}
-
-/// A backend of which some values may have been wrong.
-pub(super) struct BackendDraft {
-    /// The l4 port is the service's where none was written, and unknown where that is.
-    pub(super) endpoint: Option<Spanned<(Ipv4Addr, Option<u16>)>>,
-    weight: Option<u16>,
 }
 
 impl ServiceDraft {
     pub(super) fn finish(self) -> Option<Service> {
-        let (protocol, vip, l4_port) = self.listen?.into_inner();
+        let sorry = match (self.sorry_is_known, self.sorry) {
+            (true, Some(sorry)) => Some(endpoint_of(sorry)?),
+            (known, _) => known.then_some(None)?,
+        };
         Some(Service {
             name: self.name?.into_inner(),
-            protocol,
-            vip,
-            l4_port,
+            listens: self.listens.list.into_iter().map(Spanned::into_inner).collect(),
+            from: self.listens.from.into_iter().map(Spanned::into_inner).collect(),
             mode: self.mode?.into_inner(),
-            scheduler: self.scheduler?,
+            tunnel: self.tunnel?,
+            scheduler: SchedulerSettings {
+                second_chance: self.tunnel?.is_some_and(|tunnel| tunnel.second_chance),
+                ..self.scheduler?
+            },
             announce: self.announce?,
+            policy: self.policy?,
+            health: self.health?,
+            sorry,
+            slow_start: self.slow_start?,
+            drain_timeout: self.drain_timeout?,
+            routes: self.routes?,
             backends: self.backends.into_iter().map(BackendDraft::finish).collect::<Option<_>>()?,
         })
     }
-}
 
-impl BackendDraft {
-    fn finish(self) -> Option<Backend> {
-        let (address, l4_port) = self.endpoint?.into_inner();
-        Some(Backend { address, l4_port: l4_port?, weight: self.weight? })
+    /// Everything its packets are sent to.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Spanned<(IpAddr, Option<u16>)>> {
+        self.backends.iter().filter_map(|backend| backend.endpoint.as_ref()).chain(&self.sorry)
     }
 }
 
 pub(super) fn check(
     field: &Field<Vec<ServiceTable>>,
-    ports: &Ports,
-    neighbours: &Neighbours,
+    (ports, neighbours): (&Ports, &Neighbours),
+    directory: &Path,
     problems: &mut Problems,
 ) -> Vec<ServiceDraft> {
     let tables = field.value().map_or(&[][..], |tables| tables.get_ref());
-    let services: Vec<ServiceDraft> = tables.iter().map(|table| service(table, problems)).collect();
-    let names = services.iter().filter_map(|service| service.name.as_ref());
-    no_duplicates(names.map(|name| (name.get_ref(), name.span())), problems, |name| {
+    let services: Vec<ServiceDraft> =
+        tables.iter().map(|table| service(table, directory, problems)).collect();
+    let names = || services.iter().filter_map(|service| service.name.as_ref());
+    no_duplicates(names().map(|name| (name.get_ref(), name.span())), problems, |name| {
         Problem::new(format!("two services are named {name:?}")).help("a service's name is its own")
     });
-    let listens = services.iter().filter_map(|service| service.listen.as_ref());
-    no_duplicates(
-        listens.map(|listen| (*listen.get_ref(), listen.span())),
-        problems,
-        |(protocol, vip, l4_port)| {
-            Problem::new(format!("two services listen on {protocol} {vip}:{l4_port}"))
-                .help("put the backends of both under one [[service]]")
-        },
-    );
-    no_more_than(
-        SERVICES_MAX,
-        "services",
-        services.iter().filter_map(|service| service.name.as_ref()),
-        problems,
-    );
-    let backends = services.iter().flat_map(|service| &service.backends);
-    no_more_than(
-        BACKENDS_MAX,
-        "backends",
-        backends.filter_map(|backend| backend.endpoint.as_ref()),
-        problems,
-    );
+    listens::check(&services, ports, problems);
+    no_more_than(SERVICES_MAX, "services", names(), problems);
+    let endpoints = services.iter().flat_map(ServiceDraft::endpoints);
+    no_more_than(BACKENDS_MAX, "backends", endpoints, problems);
     for service in &services {
-        local_addresses_for_fullnat(service, ports, problems);
+        local_addresses_to_call_from(service, ports, problems);
         twin_for_arp(service, ports, problems);
         next_hops(service, ports, neighbours, problems);
+        local_backends(service, ports, problems);
+        tunnels::sources(service, ports, problems);
+        way::uoa_needs_ipv4(service, problems);
     }
-    one_announcement_per_vip(&services, problems);
     services
 }
 
-fn service(table: &ServiceTable, problems: &mut Problems) -> ServiceDraft {
-    let modes = [("dr", Mode::Dr), ("fullnat", Mode::Fullnat)];
-    let schedulers = [("rr", Scheduler::Rr), ("wrr", Scheduler::Wrr), ("mh", Scheduler::Mh)];
+fn service(table: &ServiceTable, directory: &Path, problems: &mut Problems) -> ServiceDraft {
+    let modes = [
+        ("dr", Mode::Dr),
+        ("tunnel", Mode::Tunnel),
+        ("nat", Mode::Nat),
+        ("fullnat", Mode::Fullnat),
+        ("snat", Mode::Snat),
+    ];
     let announces = [("arp", Announce::Arp), ("external", Announce::External), ("none", Announce::None)];
     let place = &table.place;
     let name = required(&table.name, (place, "name"), problems, |text| name(text, NAME_BYTES_MAX));
-    let listen = required(&table.listen, (place, "listen"), problems, |text| listen(text));
     let mode = required(&table.mode, (place, "mode"), problems, |text| choice("a mode", text, &modes));
-    let l4_port = listen.as_ref().map(|listen| listen.get_ref().2);
+    let listens = listens::read(table, mode.as_ref(), problems);
+    let scheduler = schedulers::check(table, problems);
+    let context = Context { listens: &listens, mode: mode.as_ref().map(|mode| *mode.get_ref()), scheduler };
+    let backends = backends::check(&table.backends, &context, problems);
+    let sorry = backends::sorry(&table.sorry, &context, &backends, problems);
+    tunnels::second_choices(table, scheduler, &backends, problems);
     ServiceDraft {
-        scheduler: or_default(&table.scheduler, Scheduler::Wrr, problems, |text| {
-            choice("a scheduler", text, &schedulers)
-        }),
         announce: or_default(&table.announce, Announce::Arp, problems, |text| {
             choice("an announcement", text, &announces)
         }),
         announce_span: table.announce.value().map(Spanned::span),
-        backends: backends(&table.backends, mode.as_ref().map(|mode| *mode.get_ref()), l4_port, problems),
+        policy: policy::check(table, &context, problems),
+        slow_start: policy::slow_start(table, &context, problems),
+        drain_timeout: policy::drain_timeout(table, problems),
+        routes: routes::check(table, &context, &backends, directory, problems),
+        sorry_is_known: matches!(table.sorry, Field::Absent) || sorry.is_some(),
+        sorry,
+        health: health::check(table, &context, &backends, directory, problems),
+        tunnel: tunnels::check(table, mode.as_ref(), problems),
+        backends,
         name,
-        listen,
+        scheduler,
         mode,
+        listens,
     }
 }
 
-fn backends(
-    field: &Field<Vec<BackendTable>>,
-    mode: Option<Mode>,
-    l4_port: Option<u16>,
-    problems: &mut Problems,
-) -> Vec<BackendDraft> {
-    let tables = field.value().map_or(&[][..], |tables| tables.get_ref());
-    let backends: Vec<_> = tables.iter().map(|table| backend(table, mode, l4_port, problems)).collect();
-    let endpoints = backends.iter().filter_map(|backend| backend.endpoint.as_ref());
-    no_duplicates(
-        endpoints.map(|endpoint| (*endpoint.get_ref(), endpoint.span())),
-        problems,
-        |(address, l4_port)| {
-            let l4_port = l4_port.map_or(String::new(), |l4_port| format!(":{l4_port}"));
-            Problem::new(format!("the service has the backend {address}{l4_port} twice"))
-                .help("raise its weight instead")
-        },
-    );
-    backends
-}
-
-fn backend(
-    table: &BackendTable,
-    mode: Option<Mode>,
-    l4_port: Option<u16>,
-    problems: &mut Problems,
-) -> BackendDraft {
-    let endpoint = required(&table.address, (&table.place, "address"), problems, |text| {
-        let (address, own) = endpoint(text)?;
-        match (mode, own, l4_port) {
-            (Some(Mode::Dr), Some(own), Some(service)) if own != service => Err(Problem::new(format!(
-                "backend port {own} differs from the service's {service}"
-            ))
-            .label(format!("`{address}` or `{address}:{service}`"))
-            .help("mode \"dr\" leaves the packet as it is, its l4 port too; mode \"fullnat\" can change it")),
-            _ => Ok((address, own.or(l4_port))),
-        }
-    });
-    let weight =
-        or_default(&table.weight, 1, problems, |&weight| whole("a weight", weight, 0, i128::from(u16::MAX)));
-    BackendDraft { endpoint, weight }
-}
-
-fn local_addresses_for_fullnat(service: &ServiceDraft, ports: &Ports, problems: &mut Problems) {
-    let Some(mode) = &service.mode else { return };
-    if *mode.get_ref() == Mode::Fullnat && ports.complete && !ports.any_local_addresses {
+/// Of each family that its backends have; for SNAT, that its hosts have.
+fn local_addresses_to_call_from(service: &ServiceDraft, ports: &Ports, problems: &mut Problems) {
+    let Some(mode) = service.mode.as_ref().filter(|_| ports.complete) else { return };
+    let mut families: BTreeSet<_> = match mode.get_ref() {
+        Mode::Fullnat => service.endpoints().map(|endpoint| endpoint.get_ref().0.is_ipv6()).collect(),
+        Mode::Snat => service.listens.from.iter().map(|from| from.get_ref().network().is_ipv6()).collect(),
+        Mode::Dr | Mode::Tunnel | Mode::Nat => return,
+    };
+    if families.is_empty() && !ports.may_have_local_addresses(true) {
+        families.insert(false);
+    }
+    for is_ipv6 in families.into_iter().filter(|is_ipv6| !ports.may_have_local_addresses(*is_ipv6)) {
+        let (family, example) =
+            if is_ipv6 { ("IPv6 ", "2001:db8:0:1::40/122") } else { ("", "10.0.0.64/28") };
         problems.push(
-            Problem::new("mode \"fullnat\", and no port has `local_addresses`")
+            Problem::new(format!("mode \"{}\", and no port has {family}`local_addresses`", mode.get_ref()))
                 .at(mode.span())
                 .label("connects to backends from a local address")
-                .help("give the port towards the backends some: `local_addresses = [\"10.0.0.64/28\"]`"),
+                .help(format!(
+                    "give the port towards the backends some: `local_addresses = [\"{example}\"]`"
+                )),
         );
     }
 }
@@ -199,7 +203,7 @@ fn next_hops(service: &ServiceDraft, ports: &Ports, neighbours: &Neighbours, pro
     if ports.any_kernel || !ports.complete || !neighbours.complete {
         return;
     }
-    for endpoint in service.backends.iter().filter_map(|backend| backend.endpoint.as_ref()) {
+    for endpoint in service.endpoints() {
         let address = endpoint.get_ref().0;
         if !neighbours.contains(address) {
             problems.push(
@@ -215,22 +219,31 @@ fn next_hops(service: &ServiceDraft, ports: &Ports, neighbours: &Neighbours, pro
     }
 }
 
-/// A VIP is on the twins or it is not, whichever of its services asks.
-fn one_announcement_per_vip(services: &[ServiceDraft], problems: &mut Problems) {
-    let mut first: Vec<(Ipv4Addr, Announce, Range<usize>)> = Vec::new();
-    for service in services {
-        let (Some(listen), Some(announce)) = (&service.listen, service.announce) else { continue };
-        let vip = listen.get_ref().1;
-        let span = service.announce_span.clone().unwrap_or_else(|| listen.span());
-        match first.iter().find(|(known, ..)| *known == vip) {
-            Some((_, other, earlier)) if *other != announce => problems.push(
-                Problem::new(format!("VIP {vip} is announced in two ways: \"{announce}\" and \"{other}\""))
-                    .at(span)
-                    .context(earlier.clone(), format!("\"{other}\" here"))
-                    .help("all services of one VIP have the same `announce` (the default is \"arp\")"),
-            ),
-            Some(_) => {}
-            None => first.push((vip, announce, span)),
+/// What is for this host itself goes to the kernel as it came: by a VIP that the kernel has, at the l4 port that clients use.
+fn local_backends(service: &ServiceDraft, ports: &Ports, problems: &mut Problems) {
+    for endpoint in service.endpoints().filter(|endpoint| ports.has_address(endpoint.get_ref().0)) {
+        let (address, l4_port) = *endpoint.get_ref();
+        let kind = "packets for this host's own kernel are left as they are";
+        if let (Some(own), Some(service)) = (l4_port, service.listens.l4_port())
+            && own != service
+        {
+            problems.push(
+                Problem::new(format!(
+                    "backend {address} is this host, and its port {own} is not the service's"
+                ))
+                .at(endpoint.span())
+                .label(format!("`{}` alone", Endpoint { address, l4_port: 0 }))
+                .help(kind),
+            );
+        }
+        if service.announce == Some(Announce::None) {
+            let problem = Problem::new(format!("backend {address} is this host, and its kernel has no VIP"))
+                .at(endpoint.span())
+                .help(format!("{kind}: let `announce` be \"arp\" or \"external\""));
+            problems.push(match &service.announce_span {
+                Some(span) => problem.context(span.clone(), "nobody puts it on the twin"),
+                None => problem,
+            });
         }
     }
 }

@@ -1,7 +1,9 @@
 //! `[dataplane]`, `[control]` and `[slow_path]`: values that depend on no other.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use dataplane::fragments::FragmentLimits;
 use dataplane::index::WORKERS_MAX;
 use toml::Spanned;
 
@@ -11,11 +13,24 @@ use crate::rules::device::SOCKET_PATH_BYTES_MAX;
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
 use crate::rules::file::{ControlTable, DataplaneTable, SlowPathTable, WorkersField};
-use crate::rules::values::{choice, whole};
+use crate::rules::values::{choice, duration, whole};
 
 const MAX_FLOWS_DEFAULT: u32 = 1_000_000;
 const MAX_FLOWS_MIN: i128 = 1 << 10;
 const MAX_FLOWS_MAX: i128 = 1 << 28;
+
+/// Below 2^16: what remembers them counts in 16 bits.
+const FRAGMENTS_MIN: i128 = 64;
+const FRAGMENTS_MAX: i128 = 65_520;
+/// Fragments that come before the first of their datagram are few where nothing is wrong, and each keeps a packet buffer:
+/// as many may wait as there are datagrams for one.
+const DATAGRAMS_A_WAITING_FRAGMENT: u16 = 16;
+const FRAGMENT_TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// RFC 8200 section 4.5; nobody puts a datagram together after that.
+const FRAGMENT_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
+/// What useradd(8) and groupadd(8) allow a name.
+const GROUP_BYTES_MAX: usize = 32;
 
 const SOCKET_DEFAULT: &str = "/run/crossdock/crossdock.sock";
 
@@ -28,17 +43,40 @@ const SLOW_PATH_MAX: i128 = 10_000_000;
 pub(super) fn dataplane(table: &DataplaneTable, problems: &mut Problems) -> Option<Dataplane> {
     let memories = [("auto", Memory::Auto), ("huge", Memory::Huge), ("plain", Memory::Plain)];
     let idles = [("poll", Idle::Poll), ("yield", Idle::Yield), ("sleep", Idle::Sleep)];
-    let workers = workers(&table.workers, problems);
+    let idle = or_default(&table.idle, Idle::Poll, problems, |text| choice("a way to be idle", text, &idles));
+    let workers = workers(&table.workers, matches!(idle, Some(Idle::Yield | Idle::Sleep)), problems);
     let memory =
         or_default(&table.memory, Memory::Auto, problems, |text| choice("a kind of memory", text, &memories));
     let max_flows = or_default(&table.max_flows, MAX_FLOWS_DEFAULT, problems, |&value| {
         whole("max_flows", value, MAX_FLOWS_MIN, MAX_FLOWS_MAX)
     });
-    let idle = or_default(&table.idle, Idle::Poll, problems, |text| choice("a way to be idle", text, &idles));
-    Some(Dataplane { workers: workers?, memory: memory?, max_flows: max_flows?, idle: idle? })
+    let fragments = fragments(table, problems);
+    Some(Dataplane {
+        workers: workers?,
+        memory: memory?,
+        max_flows: max_flows?,
+        fragments: fragments?,
+        idle: idle?,
+    })
 }
 
-fn workers(field: &WorkersField, problems: &mut Problems) -> Option<Workers> {
+fn fragments(table: &DataplaneTable, problems: &mut Problems) -> Option<FragmentLimits> {
+    let default = FragmentLimits::default();
+    let datagrams = or_default(&table.fragments, default.datagrams, problems, |&value| {
+        whole("fragments", value, FRAGMENTS_MIN, FRAGMENTS_MAX)
+    });
+    let default_timeout = Duration::from_millis(default.timeout_ms.into());
+    let timeout = or_default(&table.fragment_timeout, default_timeout, problems, |text| {
+        duration("a time that fragments wait", text, FRAGMENT_TIMEOUT_MIN, FRAGMENT_TIMEOUT_MAX)
+    });
+    let datagrams = datagrams?;
+    // Below 2^32: at most 60 seconds.
+    let timeout_ms = timeout?.as_millis() as u32;
+    Some(FragmentLimits { datagrams, waiting: datagrams / DATAGRAMS_A_WAITING_FRAGMENT, timeout_ms })
+}
+
+/// `shares_cores`: workers that find nothing to do let others run, so there may be several of them on a core.
+fn workers(field: &WorkersField, shares_cores: bool, problems: &mut Problems) -> Option<Workers> {
     let cores = match field {
         WorkersField::Word(word) => {
             return or_default(word, Workers::Auto, problems, |text| match text.as_str() {
@@ -52,9 +90,13 @@ fn workers(field: &WorkersField, problems: &mut Problems) -> Option<Workers> {
     };
     let highest = CORE_COUNT_MAX as i128 - 1;
     let list: Vec<Spanned<usize>> = each(cores, problems, |&core| whole("a core", core, 0, highest));
-    no_duplicates(list.iter().map(|core| (*core.get_ref(), core.span())), problems, |core| {
-        Problem::new(format!("core {core} is listed twice")).help("one worker per core")
-    });
+    if !shares_cores {
+        no_duplicates(list.iter().map(|core| (*core.get_ref(), core.span())), problems, |core| {
+            Problem::new(format!("core {core} is listed twice")).help(
+                "one worker per core, unless they give it up when idle: `idle = \"yield\"` or `\"sleep\"`",
+            )
+        });
+    }
     no_more_than(WORKERS_MAX, "workers", &list, problems);
     if let Field::Value(written) = cores
         && written.get_ref().is_empty()
@@ -76,7 +118,21 @@ pub(super) fn control(table: &ControlTable, problems: &mut Problems) -> Option<C
             "an absolute path of at most {SOCKET_PATH_BYTES_MAX} bytes, such as `{SOCKET_DEFAULT}`"
         )))
     });
-    Some(Control { socket: socket? })
+    let group = or_default(&table.group, None, problems, |text| {
+        if !text.is_empty() && text.len() <= GROUP_BYTES_MAX && !text.contains([':', '\0', '/', ' ']) {
+            return Ok(Some(text.clone()));
+        }
+        Err(Problem::new(format!("{text:?} is not a group"))
+            .help("the name or the number of a group, such as \"crossdock\""))
+    });
+    let metrics = or_default(&table.metrics, None, problems, |text| {
+        text.parse().map(Some).map_err(|_| {
+            Problem::new(format!("{text:?} is not an address and a port")).help(
+                "such as \"127.0.0.1:9090\" or \"[::1]:9090\"; whoever reaches it reads all that is counted",
+            )
+        })
+    });
+    Some(Control { socket: socket?, group: group?, metrics: metrics? })
 }
 
 pub(super) fn slow_path(table: &SlowPathTable, problems: &mut Problems) -> Option<SlowPath> {
