@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What this machine needs to build, run and test Crossdock, and how it gets there. Sourced by the scripts, runs nothing.
 #
-# install_packages GROUP...   build | run | test | bench | ci: asks for each thing itself (a command, a library), and only
+# install_packages GROUP...   build | run | test | bench | nic | ci: asks for each thing itself (a command, a library), and only
 #                             when one is missing calls apt, so that a machine which has everything needs no network.
 # find_cargo                  puts a cargo that is new enough on PATH, or says how to get one.
 # target_directory            where cargo builds; give_back DIRECTORY returns what root built there to the checkout's owner.
@@ -26,13 +26,25 @@ run,test             command:wrk                wrk
 run,test             command:ping               iputils-ping
 run,test             command:arping             iputils-arping
 test                 command:clang              clang
+test                 command:dnsmasq            dnsmasq-base
+test                 command:openssl            openssl
+test                 python:grpc                python3-grpcio
+test                 command:/usr/lib/usrsctp/tsctp libusrsctp-examples
+test                 command:promtool           prometheus
 test                 command:socat              socat
 test                 command:strace             strace
+test                 command:systemd-analyze    systemd
 test                 command:tcpdump            tcpdump
 test                 command:tshark             tshark
 test                 command:valgrind           valgrind
 test,bench           command:dpdk-testpmd       dpdk-dev
-test,bench           command:python3            python3
+test,bench,nic       command:python3            python3
+nic                  command:qemu-system-x86_64 qemu-system-x86
+nic                  command:busybox            busybox-static
+nic                  command:cpio               cpio
+nic                  command:depmod             kmod
+nic                  command:dpkg-deb           dpkg
+nic                  command:strip              binutils
 ci                   command:shellcheck         shellcheck
 TABLE
 }
@@ -42,6 +54,8 @@ probe() {
   case $1 in
     command:*) command -v "${1#command:}" >/dev/null ;;
     module:*) command -v pkg-config >/dev/null && pkg-config --exists "${1#module:}" ;;
+    # Of the system's Python, which is what apt installs for.
+    python:*) [[ -x /usr/bin/python3 ]] && /usr/bin/python3 -c "import ${1#python:}" 2>/dev/null ;;
     header:*) [[ -e /usr/include/${1#header:} ]] ;;
     # The library alone is not enough for bindgen: clang's own headers come in another package.
     libclang)
@@ -102,12 +116,14 @@ apt_install() (
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod +x "$policy"
   fi
-  had_nginx=$(command -v nginx || true)
+  had=$(command -v nginx prometheus || true)
   DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends "$@" || exit 1
   # ... and it shall not start at the next boot either.
-  if [[ -z $had_nginx && -d /run/systemd/system ]] && command -v nginx >/dev/null; then
-    systemctl --quiet disable nginx.service || true
-  fi
+  for service in nginx prometheus; do
+    if [[ $had != *"/$service"* && -d /run/systemd/system ]] && command -v "$service" >/dev/null; then
+      systemctl --quiet disable "$service.service" || true
+    fi
+  done
 )
 
 require_dpdk_version() {

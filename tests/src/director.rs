@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -11,7 +12,7 @@ use crate::lab::{Lab, top};
 use crate::process::{Process, until};
 
 /// How long a start or a reload may take before it is a failure. Generous: CI machines are slow and shared.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The binary of this build: cargo puts it two directories above a test program, whatever the profile and target directory.
 ///
@@ -60,8 +61,19 @@ pub fn replaced(text: &str, from: &str, to: &str) -> String {
 /// When the rules do not say who works.
 #[must_use]
 pub fn with_two_workers(text: &str) -> String {
+    with_workers(text, 2)
+}
+
+/// The rules with so many workers, which share the first two cores.
+///
+/// # Panics
+///
+/// When the rules do not say who works.
+#[must_use]
+pub fn with_workers(text: &str, count: usize) -> String {
     let workers = text.lines().find(|line| line.starts_with("workers")).expect("a line that says workers");
-    replaced(text, workers, "workers = [0, 1]")
+    let cores: Vec<_> = (0..count).map(|worker| (worker % 2).to_string()).collect();
+    replaced(text, workers, &format!("workers = [{}]", cores.join(", ")))
 }
 
 /// A running Crossdock.
@@ -81,14 +93,23 @@ impl Director {
     /// When it ends or does not become ready.
     #[must_use]
     pub fn start(lab: &Lab, rules: &str) -> Self {
-        let mut director = Self::spawn(lab, rules);
+        Self::spawn(lab, rules).ready()
+    }
+
+    /// Waits until it answers `status` and knows the next hop of every backend.
+    ///
+    /// # Panics
+    ///
+    /// When it ends or does not become ready.
+    #[must_use]
+    pub fn ready(mut self) -> Self {
         let mut ended = None;
         let ready = until(PATIENCE, || {
-            ended = director.process.ended();
-            ended.is_some() || director.try_status().is_some_and(|status| knows_next_hops(&status))
+            ended = self.process.ended();
+            ended.is_some() || self.try_status().is_some_and(|status| knows_next_hops(&status))
         });
-        assert!(ended.is_none() && ready, "not ready ({ended:?}); stderr:\n{}", director.stderr());
-        director
+        assert!(ended.is_none() && ready, "not ready ({ended:?}); stderr:\n{}", self.stderr());
+        self
     }
 
     /// Starts it without waiting for anything.
@@ -115,14 +136,18 @@ impl Director {
         self.process.stderr()
     }
 
+    /// A command of `crossdock`, asked of this director: its words, then its options.
+    #[must_use]
+    pub fn command(&self, words: &[&str], options: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(words).arg("--socket").arg(&self.socket).args(options);
+        command
+    }
+
     /// `crossdock status --json`, when it answers.
     #[must_use]
     pub fn try_status(&self) -> Option<Value> {
-        let socket = self.socket.display().to_string();
-        let output = std::process::Command::new(binary())
-            .args(["status", "--json", "--socket", &socket])
-            .output()
-            .expect("crossdock status");
+        let output = self.command(&["status"], &["--json"]).output().expect("crossdock status");
         output
             .status
             .success()
@@ -159,6 +184,16 @@ impl Director {
         let answers = |said: &str| said.contains("reload: ") || said.contains("reload refused");
         assert!(until(PATIENCE, || answers(&said())), "nothing was said about the reload: {}", said());
         said()
+    }
+
+    /// `crossdock status --json`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    #[must_use]
+    pub fn status(&self) -> Value {
+        self.try_status().unwrap_or_else(|| panic!("no status; stderr:\n{}", self.stderr()))
     }
 
     /// SIGTERM; the summary it ends with (`run --summary json`: the last line of stdout).

@@ -9,5 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod director;
+pub mod ends;
 pub mod lab;
 pub mod process;

@@ -34,7 +34,7 @@ fn huge_pages_are_used_and_nothing_stays() {
         );
         assert_eq!(files_on_huge_pages(), files_before, "{memory}");
         director.process().signal(signal);
-        director.process().wait(Duration::from_secs(10));
+        director.process().wait(Duration::from_secs(30));
     }
 }
 

@@ -51,12 +51,12 @@ fn assert_nothing_left(end: impl FnOnce(&Lab, Director), device: &str) {
     end(&lab, director);
     // The kernel takes sockets, TAPs and nft tables back when their last holder is gone, which is a little later.
     let left = || traces(&lab).symmetric_difference(&before).cloned().collect::<Vec<_>>();
-    assert!(until(Duration::from_secs(5), || left().is_empty()), "left behind: {:#?}", left());
+    assert!(until(Duration::from_secs(30), || left().is_empty()), "left behind: {:#?}", left());
 }
 
 fn kill(_: &Lab, mut director: Director) {
     director.process().signal(Signal::SIGKILL);
-    director.process().wait(Duration::from_secs(10));
+    director.process().wait(Duration::from_secs(30));
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn nothing_is_left_after_a_start_that_fails_late() {
     let rules = replaced(&rules("quickstart.toml"), "af_packet:back", "af_xdp:back");
     let shared = format!("[[port]]\nname = \"shared\"\ndevice = \"memif:{}\"\n", memif.display());
     let mut director = Director::spawn(&lab, &format!("{rules}\n{shared}"));
-    let made = until(Duration::from_secs(20), || memif.exists());
+    let made = until(Duration::from_secs(30), || memif.exists());
     let status = director.process().wait(Duration::from_secs(30));
     let said = director.stderr();
     assert!(made && said.contains("worker 0:") && !status.success(), "not late: {said}");
@@ -102,12 +102,12 @@ fn nothing_is_left_after_sigterm_during_the_start() {
     let before = traces(&lab);
     let mut director = Director::spawn(&lab, &rules("quickstart.toml"));
     let shielded = || !lab.succeed("director", &["nft", "list", "tables"]).is_empty();
-    assert!(until(Duration::from_secs(20), shielded), "{}", director.stderr());
+    assert!(until(Duration::from_secs(30), shielded), "{}", director.stderr());
     director.process().signal(Signal::SIGTERM);
     let said = director.stop();
     assert!(said["seconds"].is_number(), "a summary of nothing is a summary: {said}");
     let left = || traces(&lab).symmetric_difference(&before).cloned().collect::<Vec<_>>();
-    assert!(until(Duration::from_secs(5), || left().is_empty()), "left behind: {:#?}", left());
+    assert!(until(Duration::from_secs(30), || left().is_empty()), "left behind: {:#?}", left());
 }
 
 /// Somebody kills the `nft` that holds a shield. It is put back, also where that takes longer than control's other turns.
@@ -134,11 +134,11 @@ fn a_shield_that_is_shot_down_is_put_back() {
     let first = children.split_whitespace().next().expect("an nft");
     lab.succeed("director", &["kill", "-KILL", first]);
     assert!(
-        until(Duration::from_secs(5), || process.stderr().contains("putting it back")),
+        until(Duration::from_secs(30), || process.stderr().contains("putting it back")),
         "{}",
         process.stderr()
     );
-    assert!(until(Duration::from_secs(10), || tables() == 2), "not put back: {}", process.stderr());
+    assert!(until(Duration::from_secs(30), || tables() == 2), "not put back: {}", process.stderr());
     let told = process.stderr().matches("putting it back").count();
     assert_eq!(told, 1, "it took more than one try: {}", process.stderr());
     assert!(process.stop().success(), "{}", process.stderr());

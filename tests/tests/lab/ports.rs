@@ -1,5 +1,5 @@
 //! The kinds of ports that no other test carries traffic over: captures, a TAP, shared memory between two Crossdocks,
-//! raw device arguments. (af_packet, af_xdp, null and ring have tests of their own; a PCI port needs a NIC.)
+//! raw device arguments. (af_packet, af_xdp, null and ring have tests of their own; PCI ports are in nic_lab.rs.)
 
 use std::path::Path;
 use std::process::Command;
@@ -11,7 +11,7 @@ use testbed::lab::{Lab, top};
 use testbed::process::{Process, until};
 
 /// How long traffic may take to show.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn golden(file: &str) -> String {
     top().join("control/tests/golden/mh").join(file).display().to_string()

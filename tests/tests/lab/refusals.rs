@@ -28,7 +28,18 @@ fn an_interface_that_does_not_exist() {
         let device = format!("{driver}:frnt");
         let said = refusal(&lab, &replaced(&rules("quickstart.toml"), "af_packet:front", &device));
         assert!(said.contains("frnt") && said.contains("front"), "names it and what there is: {said}");
+        assert!(said.contains("doctor: interfaces: found: there is no interface frnt"), "{said}");
     }
+}
+
+/// By then DPDK has started and control is on one core: the doctor tells of the machine as it was before.
+#[test]
+fn a_nic_that_does_not_exist() {
+    let lab = Lab::two_arms();
+    let said = refusal(&lab, &replaced(&rules("quickstart.toml"), "af_packet:front", "0000:ff:1f.7"));
+    let doctors: Vec<&str> = said.lines().filter(|line| line.starts_with("doctor: ")).collect();
+    assert_eq!(doctors.len(), 1, "{said}");
+    assert!(doctors[0].contains("NICs: found: there is no NIC 0000:ff:1f.7"), "{said}");
 }
 
 /// The shield would make its addresses deaf; they belong into the rules.
@@ -38,6 +49,7 @@ fn an_interface_with_addresses_of_its_own() {
     lab.succeed("director", &["ip", "address", "add", "192.0.2.7/24", "dev", "front"]);
     let said = refusal(&lab, &rules("quickstart.toml"));
     assert!(said.contains("192.0.2.7/24") && said.contains("addresses"), "{said}");
+    assert!(said.contains("to do: ip address del 192.0.2.7/24 dev front"), "the doctor's line: {said}");
 }
 
 #[test]
@@ -51,6 +63,7 @@ fn a_missing_privilege() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("root") || said.contains("CAP_NET"), "says what is missing: {said}");
+    assert!(said.contains("doctor: privileges: found: without cap_net_admin, cap_net_raw"), "{said}");
 }
 
 /// net_tap would join the first one's twin, and the two would share its packets.

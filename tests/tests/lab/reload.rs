@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use testbed::director::{Director, replaced, rules, with_two_workers};
 use testbed::lab::{Lab, VIP, WebServers};
 use testbed::process::{Process, until};
@@ -20,7 +21,7 @@ fn two_hundred_connections_survive_reloads() {
     let text = rules("quickstart.toml");
     let director = Director::start(&lab, &text);
     let url = format!("http://{VIP}:80/");
-    let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", "-c200", "-d6s", &url]);
+    let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", "-c200", "-d60s", &url]);
     wait_for_connections(&servers, 200);
     // New weights, a backend less (drained: its connections go on), a service more, and back again.
     let more = text.clone()
@@ -43,7 +44,7 @@ fn a_removed_backend_keeps_its_connections(text: &str) {
     let servers = WebServers::start(&lab, 8080);
     let director = Director::start(&lab, text);
     let url = format!("http://{VIP}:80/");
-    let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", &format!("-c{BUSY}"), "-d6s", &url]);
+    let mut wrk = lab.start("client", "wrk", &["wrk", "-t1", &format!("-c{BUSY}"), "-d60s", &url]);
     wait_for_connections(&servers, BUSY);
     let of_first = || connections(&servers.logs()[0]);
     let (before, block) =
@@ -51,7 +52,10 @@ fn a_removed_backend_keeps_its_connections(text: &str) {
     assert!(before > 0, "the backend has connections to keep");
     director.reload(&replaced(text, block, ""));
     let served = servers.requests()[0];
-    assert!(until(Duration::from_secs(3), || servers.requests()[0] > served), "its connections have stalled");
+    assert!(
+        until(Duration::from_secs(30), || servers.requests()[0] > served),
+        "its connections have stalled"
+    );
     for _ in 0..18 {
         assert_ne!(lab.fetch(&url), "backend1\n", "a new connection went to the removed backend");
     }
@@ -78,7 +82,7 @@ fn a_removed_backend_keeps_its_connections_with_two_workers() {
 /// How many downloads run at once: enough that each of two workers owns some (all on one: once in 2^7 runs), and that
 /// every pair of owner and arrival worker occurs.
 const DOWNLOADS: usize = 8;
-/// Bytes of a download, which takes three seconds at the rate that curl keeps.
+/// Bytes of a download, which takes six seconds at the rate that curl keeps.
 const DOWNLOAD_SIZE: usize = 12_000_000;
 
 /// The VIP leaves the director with its service. The client knows its MAC and keeps it, because its downloads go on.
@@ -91,7 +95,7 @@ fn a_removed_service_keeps_its_connections(text: &str) {
     let files: Vec<_> = (0..DOWNLOADS).map(|n| lab.directory().join(format!("download{n}"))).collect();
     let mut curl = start_downloads(&lab, &files);
     let sizes = || files.iter().map(|file| fs::metadata(file).map_or(0, |m| m.len())).collect::<Vec<_>>();
-    assert!(until(Duration::from_secs(10), || sizes().iter().all(|size| *size > 0)), "{:?}", sizes());
+    assert!(until(Duration::from_secs(30), || sizes().iter().all(|size| *size > 0)), "{:?}", sizes());
     director.reload(&without_service(text));
     assert!(sizes().iter().all(|size| *size < DOWNLOAD_SIZE as u64), "over too early: {:?}", sizes());
     let new = lab.run("client", &["curl", "-s", "-m", "1", &format!("http://{VIP}/")]);
@@ -121,7 +125,7 @@ fn a_removed_service_keeps_its_connections_with_two_workers() {
 fn start_downloads(lab: &Lab, files: &[PathBuf]) -> Process {
     let url = format!("http://{VIP}/big");
     let names: Vec<_> = files.iter().map(|file| file.display().to_string()).collect();
-    let mut argv = vec!["curl", "-sS", "--no-progress-meter", "--fail", "-m", "30", "--limit-rate", "4M"];
+    let mut argv = vec!["curl", "-sS", "--no-progress-meter", "--fail", "-m", "30", "--limit-rate", "2M"];
     argv.extend(["--parallel", "--parallel-immediate"]);
     argv.extend(names.iter().flat_map(|name| ["-o", name.as_str(), url.as_str()]));
     lab.start("client", "curl", &argv)
@@ -167,11 +171,13 @@ fn broken_rules_leave_the_running_ones_in_force() {
 }
 
 fn wait_for_connections(servers: &WebServers, count: usize) {
-    let opened = until(Duration::from_secs(5), || all_connections(servers) == count);
+    let opened = until(Duration::from_secs(30), || all_connections(servers) == count);
     assert!(opened, "wrk opens {count} connections: {}", all_connections(servers));
 }
 
+/// Ends wrk before its time: how long the test takes so far, the machine decides.
 fn assert_lost_none(wrk: &mut Process) {
+    wrk.signal(Signal::SIGINT);
     assert!(wrk.wait(Duration::from_secs(30)).success());
     let out = wrk.stdout();
     assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");

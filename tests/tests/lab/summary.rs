@@ -30,7 +30,7 @@ fn the_summary_balances() {
         sent = lab.interface_packets("client", "eth0").1 - sent_before;
         director.try_status().is_some_and(|status| number(&status["ports"][0]["rx_packets"]) >= sent)
     };
-    assert!(until(Duration::from_secs(10), all_arrived), "the client has sent {sent} packets");
+    assert!(until(Duration::from_secs(30), all_arrived), "the client has sent {sent} packets");
     let summary = director.stop();
     assert_eq!(servers.requests(), [10, 6, 2]);
     assert!(summary["seconds"].as_f64().is_some_and(|s| s > 0.0), "{summary}");

@@ -10,7 +10,8 @@ fn ping_is_answered_exactly_once() {
     let lab = Lab::two_arms();
     let director = Director::start(&lab, &rules("quickstart.toml"));
     for address in [VIP, DIRECTOR] {
-        let out = lab.succeed("client", &["ping", "-c", "5", "-i", "0.2", "-W", "2", address]);
+        // Five in four seconds; for the last `ping` waits to their end, not twice as long as the others took.
+        let out = lab.succeed("client", &["ping", "-i", "0.9", "-w", "4", address]);
         // A second answer to one request makes ping say "+1 duplicates" between the two numbers.
         assert!(out.contains("5 packets transmitted, 5 received, 0% packet loss"), "{address}: {out}");
     }

@@ -63,7 +63,7 @@ const ANSWER: &str = r#"sysread(STDIN, $payload, 2000); syswrite(STDOUT, "$ARGV[
 
 /// A server on every backend that answers with its name and what it got. In DR it must be bound to the VIP, or the answer
 /// would come from the backend's own address.
-fn echo_servers(lab: &Lab, address: &str) -> Vec<Process> {
+pub(crate) fn echo_servers(lab: &Lab, address: &str) -> Vec<Process> {
     let answer = lab.directory().join("answer.pl");
     fs::write(&answer, ANSWER).expect("the servers' script");
     let servers: Vec<_> = (1..=BACKENDS)
@@ -76,7 +76,7 @@ fn echo_servers(lab: &Lab, address: &str) -> Vec<Process> {
         .collect();
     for number in 1..=BACKENDS {
         let listens = || lab.succeed(&format!("backend{number}"), &["ss", "-lun"]).contains(":5353");
-        assert!(until(Duration::from_secs(10), listens), "socat: {}", servers[number - 1].stderr());
+        assert!(until(Duration::from_secs(30), listens), "socat: {}", servers[number - 1].stderr());
     }
     servers
 }
