@@ -78,6 +78,8 @@ drop_reasons! {
     Ipv4Header = "ipv4_header",
     /// The IPv4 total length exceeds the frame or is shorter than the headers.
     Ipv4Length = "ipv4_length",
+    /// The IPv4 header checksum is wrong, of a packet that would leave in IPv6, where nothing would tell (RFC 7915 section 4.1).
+    Ipv4Checksum = "ipv4_checksum",
     /// The IPv6 version is impossible (RFC 8200 section 3).
     Ipv6Header = "ipv6_header",
     /// The IPv6 payload length exceeds the frame, or is that of a jumbogram (RFC 8200 section 3, RFC 2675).
@@ -114,10 +116,11 @@ drop_reasons! {
     /// An ICMP error about a connection between an IPv4 and an IPv6 end that has no name in the other family (RFC 7915
     /// sections 4.2 and 5.2).
     Untranslatable = "untranslatable",
-    /// An ICMP error that quotes no whole header, a later fragment, or a packet that its destination did not send.
+    /// An ICMP error that quotes no whole header, a later fragment, or a packet that its destination did not send; and one to
+    /// be translated whose checksum is wrong, its own or that of the IPv4 header it quotes (RFC 5508 section 4.1).
     IcmpQuote = "icmp_quote",
     /// An ICMP error about a packet of a tunnel's that this director sent, of which no client is told: it quotes too little, no
-    /// connection of the worker's, or says nothing about the packet within.
+    /// connection of the worker's, or says nothing about the packet within; or its checksum is wrong.
     TunnelError = "tunnel_error",
     /// The TTL would reach zero here.
     TtlExpired = "ttl_expired",

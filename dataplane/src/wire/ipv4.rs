@@ -99,6 +99,12 @@ impl Ipv4<'_> {
     }
 }
 
+/// Whether the checksum of the header that `packet` begins with is right, options included; false where not all of it is there.
+pub fn adds_up(packet: &[u8]) -> bool {
+    let header = packet.first().and_then(|first| packet.get(..usize::from(first & 0xf) * 4));
+    header.is_some_and(|header| checksum::sum(header) == 0xffff)
+}
+
 /// An IPv4 header without options, as the director writes its own, in wire order: not to be fragmented, so its
 /// identification means nothing (RFC 6864 section 4.1), 64 hops to go (RFC 1700), its checksum right.
 pub fn header(tos: u8, total_len: u16, protocol: u8, addresses: AddressPair) -> [u8; HEADER_LEN] {

@@ -12,6 +12,7 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use crate::common::director::Director;
 use crate::common::frames::CLIENT_MAC;
 use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_mac, ruleset};
+use crate::datagrams::sum;
 
 /// The addresses of one direction of translation.
 pub(crate) struct Case {
@@ -188,12 +189,24 @@ fn a_datagram_without_checksum_gets_the_one_that_ipv6_asks_for() {
     assert_eq!(pass(&mut director, FRONT, bare).payload, b"odd");
 }
 
+/// Sets the TTL, and what it says of the header checksum, or the hop limit.
+fn set_hops(frame: &mut [u8], hops: u8) {
+    if frame[12] == 0x86 {
+        frame[21] = hops;
+        return;
+    }
+    frame[22] = hops;
+    frame[24..26].fill(0);
+    let check = !sum(&[&frame[14..34]]);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+}
+
 #[test]
 fn the_last_hop_ends_here() {
     for case in cases() {
         let mut director = Director::new(rules(&case, UDP));
         let mut frame = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"x");
-        frame[if case.client.is_ipv6() { 21 } else { 22 }] = 1;
+        set_hops(&mut frame, 1);
         assert_eq!(director.pass(FRONT, frame), None);
         assert_eq!(director.counters.dropped(DropReason::TtlExpired).value(), 1);
     }
@@ -298,8 +311,94 @@ fn the_last_hop_of_an_error_ends_here_too() {
         let asked = frame(UDP, client_macs, case.client, case.vip, b"question");
         let (_, there) = director.pass(FRONT, asked).unwrap();
         let mut error = error_about(&there, server_macs);
-        error[if case.server.is_ipv6() { 21 } else { 22 }] = 1;
+        set_hops(&mut error, 1);
         assert_eq!(director.pass(BACK, error), None);
         assert_eq!(director.drops(), [(DropReason::TtlExpired, 1)]);
+    }
+}
+
+/// RFC 7915 section 4.1 leaves the header checksum behind: nobody after the director could tell that it was wrong.
+#[test]
+fn a_wrong_ipv4_header_does_not_become_a_right_one_of_ipv6() {
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let there = pass(&mut director, FRONT, frame(protocol, client_macs, case.client, case.vip, &[]));
+        let (port, sane) = if case.client.is_ipv4() {
+            (FRONT, frame(protocol, client_macs, case.client, case.vip, b"question"))
+        } else {
+            (BACK, frame(protocol, server_macs, case.server, there.source, b"answer"))
+        };
+        // DSCP, identification, a flag, hops, and the checksum itself.
+        let flips = [(15, 0x10), (18, 0x80), (19, 1), (20, 0x40), (22, 4), (24, 2), (25, 0x20)];
+        for (at, bit) in flips {
+            let mut bad = sane.clone();
+            bad[at] ^= bit;
+            assert_eq!(director.pass(port, bad), None, "byte {at}");
+        }
+        assert_eq!(director.drops(), [(DropReason::Ipv4Checksum, flips.len() as u64)]);
+        assert!(director.pass(port, sane).is_some());
+        director.assert_balanced();
+    }
+}
+
+/// The errors of [`error_about`] about a question, to the director's local address, and about an answer, to its VIP.
+fn errors(director: &mut Director, case: &Case) -> [(PortIndex, Vec<u8>); 2] {
+    let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+    let (_, there) =
+        director.pass(FRONT, frame(UDP, client_macs, case.client, case.vip, b"question")).unwrap();
+    let answer = frame(UDP, server_macs, case.server, read(&there).source, b"answer");
+    let (_, back) = director.pass(BACK, answer).unwrap();
+    [(BACK, error_about(&there, server_macs)), (FRONT, error_about(&back, client_macs))]
+}
+
+/// RFC 5508 section 4.1: the message is summed up anew, so a bit that has fallen over on the way would be hidden for good.
+#[test]
+fn an_error_with_a_wrong_checksum_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        for (port, sane) in errors(&mut director, &case) {
+            let message_at = if sane[12] == 0x86 { 54 } else { 34 };
+            for at in message_at..sane.len() {
+                let mut bad = sane.clone();
+                bad[at] ^= 1 << (at % 8);
+                director.receive(port, bad);
+                director.turn();
+                assert_eq!(director.sent(), [], "byte {at}");
+            }
+            // Of the header around it, IPv4's alone has a checksum.
+            if message_at == 34 {
+                let dropped = director.counters.dropped(DropReason::Ipv4Checksum).value();
+                let mut bad = sane.clone();
+                bad[18] ^= 1;
+                assert_eq!(director.pass(port, bad), None);
+                assert_eq!(director.counters.dropped(DropReason::Ipv4Checksum).value(), dropped + 1);
+            }
+            assert!(director.pass(port, sane).is_some());
+        }
+    }
+}
+
+/// RFC 5508 section 4.1, point a: of what is quoted the IP header's checksum is looked at, and nothing else.
+#[test]
+fn an_error_that_quotes_a_wrong_ipv4_header_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let errors = errors(&mut director, &case);
+        let (port, sane) = errors.into_iter().find(|(_, error)| error[12] == 8).unwrap();
+        // The quoted header begins at 42; the message's checksum follows each change.
+        for (at, is_told) in [(43, false), (46, false), (50, false), (52, false), (68, true)] {
+            let mut bad = sane.clone();
+            let old = u16::from_be_bytes([bad[at & !1], bad[at | 1]]);
+            bad[at] ^= 0x10;
+            let new = u16::from_be_bytes([bad[at & !1], bad[at | 1]]);
+            let check = u16::from_be_bytes([bad[36], bad[37]]);
+            let sum = u32::from(!check) + u32::from(!old) + u32::from(new);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let check = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            bad[36..38].copy_from_slice(&check.to_be_bytes());
+            assert_eq!(director.pass(port, bad).is_some(), is_told, "byte {at}");
+        }
+        assert_eq!(director.drops(), [(DropReason::IcmpQuote, 4)]);
     }
 }

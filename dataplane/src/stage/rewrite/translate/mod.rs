@@ -126,6 +126,7 @@ pub(super) fn is_fragment(data: &[u8], shape: Shape) -> bool {
     }
 }
 
+/// What stays of a header. IPv6's has no checksum, and IPv4's is made anew: one that came in wrong ends here, or nobody would know.
 fn kept(data: &[u8], shape: Shape, protocol: u8) -> Result<Kept, DropReason> {
     let header = data.get(shape.l3_at.into()..).ok_or(DropReason::Truncated)?;
     let l4_len = u16::try_from(shape.l4_len()).map_err(|_| DropReason::Ipv4Length)?;
@@ -133,6 +134,9 @@ fn kept(data: &[u8], shape: Shape, protocol: u8) -> Result<Kept, DropReason> {
         let header = Ipv6(header.first_chunk().ok_or(DropReason::Truncated)?);
         (header.traffic_class(), header.hop_limit())
     } else {
+        if !ipv4::adds_up(header) {
+            return Err(DropReason::Ipv4Checksum);
+        }
         let header = Ipv4(header.first_chunk().ok_or(DropReason::Truncated)?);
         (header.tos(), header.ttl())
     };
