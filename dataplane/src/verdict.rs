@@ -94,8 +94,8 @@ drop_reasons! {
     SctpHeader = "sctp_header",
     /// The UDP length is shorter than its header or longer than the packet (RFC 768).
     UdpLength = "udp_length",
-    /// A UDP datagram without checksum that would have to get one in IPv6, and lies in several buffers (RFC 7915 section
-    /// 4.5).
+    /// A UDP datagram without checksum: that came so in IPv6, where none is none, to a service that rewrites l4_ports or
+    /// addresses (RFC 8200 section 8.1); or that would have to get one in IPv6, and lies in several buffers (RFC 7915 section 4.5).
     UdpChecksum = "udp_checksum",
     /// A later fragment of a datagram whose first one belongs to no connection: it was refused itself.
     Fragment = "fragment",

@@ -189,6 +189,24 @@ fn a_datagram_without_checksum_gets_the_one_that_ipv6_asks_for() {
     assert_eq!(pass(&mut director, FRONT, bare).payload, b"odd");
 }
 
+/// Over IPv4 its zero would be what honest senders write; in IPv6 nobody may send it (RFC 8200 section 8.1).
+#[test]
+fn a_datagram_that_came_without_checksum_in_ipv6_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let there = pass(&mut director, FRONT, frame(UDP, client_macs, case.client, case.vip, b"question"));
+        let (port, mut bare) = if case.client.is_ipv6() {
+            (FRONT, frame(UDP, client_macs, case.client, case.vip, b"question"))
+        } else {
+            (BACK, frame(UDP, server_macs, case.server, there.source, b"answer"))
+        };
+        bare[60..62].fill(0);
+        assert_eq!(director.pass(port, bare), None);
+        assert_eq!(director.drops(), [(DropReason::UdpChecksum, 1)]);
+    }
+}
+
 /// Sets the TTL, and what it says of the header checksum, or the hop limit.
 fn set_hops(frame: &mut [u8], hops: u8) {
     if frame[12] == 0x86 {

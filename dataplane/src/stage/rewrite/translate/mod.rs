@@ -18,9 +18,9 @@ use crate::stage::cut::Identifications;
 use crate::stage::icmp::message_at;
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::wire::ipv4::{self, Ipv4, PROTOCOL_UDP};
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6, Upper};
-use crate::wire::{AddressPair, AddressPair6, checksum, echo, udp};
+use crate::wire::{AddressPair, AddressPair6, checksum, echo};
 
 /// An IPv4 packet of at most so many bytes may be fragmented on its way: the IPv6 sender would not make it shorter if it
 /// were told to (RFC 7915 section 5.1).
@@ -71,6 +71,9 @@ pub(super) fn rewrite<P: PacketBuf>(
         return Err(DropReason::FamilyFragment);
     }
     let kept = kept(packet.data(), shape, new.protocol)?;
+    if shape.is_v6 && udp_checksum::is_missing(shape.l4(packet.data()), new.protocol) {
+        return Err(DropReason::UdpChecksum);
+    }
     let (header_len, ethertype) = match new.addresses {
         Addresses::V4(_) => (ipv4::HEADER_LEN, ETHERTYPE_IPV4),
         Addresses::V6(_) => (ipv6::HEADER_LEN, ETHERTYPE_IPV6),
@@ -89,8 +92,7 @@ pub(super) fn rewrite<P: PacketBuf>(
     let (link, header) = headers.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
     set_macs(link, egress.next_hop);
     [link[12], link[13]] = ethertype.to_be_bytes();
-    let lacks_checksum =
-        kept.protocol == PROTOCOL_UDP && l4.get(udp::CHECKSUM_AT..udp::HEADER_LEN) == Some(&[0, 0]);
+    let lacks_checksum = udp_checksum::is_missing(l4, kept.protocol);
     match new.addresses {
         Addresses::V4(pair) => header.copy_from_slice(&header4(&kept, pair, Some(identifications))),
         Addresses::V6(pair) => header.copy_from_slice(&header6(&kept, pair)),
