@@ -113,6 +113,9 @@ drop_reasons! {
     FragmentSctp = "fragment_sctp",
     /// A fragment of a connection between an IPv4 and an IPv6 end, which is not translated.
     FamilyFragment = "family_fragment",
+    /// A packet of a connection between an IPv4 and an IPv6 end that is on a way its header names: an IPv4 source route or an IPv6
+    /// routing header that is not used up (RFC 7915 sections 4.1 and 5.1).
+    SourceRoute = "source_route",
     /// An ICMP error about a connection between an IPv4 and an IPv6 end that has no name in the other family (RFC 7915
     /// sections 4.2 and 5.2).
     Untranslatable = "untranslatable",

@@ -420,3 +420,59 @@ fn an_error_that_quotes_a_wrong_ipv4_header_is_not_translated() {
         assert_eq!(director.drops(), [(DropReason::IcmpQuote, 4)]);
     }
 }
+
+/// `frame` with these bytes behind its IP header: options of IPv4, or the extension headers of IPv6 that `next` begins.
+fn extended(frame: &[u8], next: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12] == 0x86 {
+        frame.splice(54..54, bytes.iter().copied());
+        frame[19] += bytes.len() as u8;
+        frame[20] = next;
+        return frame;
+    }
+    frame.splice(34..34, bytes.iter().copied());
+    frame[14] += (bytes.len() / 4) as u8;
+    frame[17] += bytes.len() as u8;
+    frame[24..26].fill(0);
+    let check = !sum(&[&frame[14..34 + bytes.len()]]);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+    frame
+}
+
+/// RFC 7915 sections 4.1 and 5.1. A route that has been gone is history and is left behind, as other options are.
+#[test]
+fn a_packet_on_a_way_that_its_header_names_is_not_translated() {
+    const ROUTING: u8 = 43;
+    const OPTIONS: u8 = 60;
+    // Loose and strict; the pointer is behind the last station, or at it.
+    let routes4: [(&[u8], bool); 6] = [
+        (&[131, 7, 4, 192, 0, 2, 9, 0], true),
+        (&[137, 7, 4, 192, 0, 2, 9, 0], true),
+        (&[1, 1, 1, 68, 4, 5, 0, 131, 7, 4, 192, 0, 2, 9, 0, 0], true),
+        (&[131, 7, 8, 192, 0, 2, 9, 0], false),
+        (&[1, 1, 1, 0, 131, 7, 4, 192], false),
+        (&[68, 0, 5, 0], false),
+    ];
+    // A type that nobody knows, with one and without any segment left.
+    let routes6: [(u8, &[u8], bool); 4] = [
+        (ROUTING, &[17, 0, 99, 1, 0, 0, 0, 0], true),
+        (OPTIONS, &[ROUTING, 0, 1, 4, 0, 0, 0, 0, 17, 0, 99, 1, 0, 0, 0, 0], true),
+        (ROUTING, &[17, 0, 99, 0, 0, 0, 0, 0], false),
+        (OPTIONS, &[17, 0, 1, 4, 0, 0, 0, 0], false),
+    ];
+    for case in cases() {
+        let routes: Vec<_> = if case.client.is_ipv6() {
+            routes6.to_vec()
+        } else {
+            routes4.iter().map(|(bytes, is_ahead)| (0, *bytes, *is_ahead)).collect()
+        };
+        for (next, bytes, is_ahead) in routes {
+            let mut director = Director::new(rules(&case, UDP));
+            let sane = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"question");
+            let out = director.pass(FRONT, extended(&sane, next, bytes));
+            assert_eq!(out.map(|(_, out)| read(&out).payload), (!is_ahead).then(|| b"question".to_vec()));
+            assert_eq!(director.counters.dropped(DropReason::SourceRoute).value(), u64::from(is_ahead));
+            director.assert_balanced();
+        }
+    }
+}

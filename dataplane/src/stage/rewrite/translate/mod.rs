@@ -62,6 +62,9 @@ pub(super) fn rewrite<P: PacketBuf>(
 ) -> Result<Shape, DropReason> {
     let l4_delta = table.entry(index).ok_or(DropReason::TableFull)?.l4_delta;
     let new = table.entry(index.peer()).ok_or(DropReason::TableFull)?.key().reversed();
+    if is_source_routed(packet.data(), shape) {
+        return Err(DropReason::SourceRoute);
+    }
     if !shape.has_l4()
         && let Some(message_at) = message_at(packet.data(), shape.is_v6)
     {
@@ -126,6 +129,17 @@ pub(super) fn is_fragment(data: &[u8], shape: Shape) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether a packet is on a way that its own header names, which the other family's cannot (RFC 7915 sections 4.1 and 5.1).
+fn is_source_routed(data: &[u8], shape: Shape) -> bool {
+    let packet = data.get(shape.l3_at.into()..).unwrap_or_default();
+    if !shape.is_v6 {
+        return ipv4::is_source_routed(packet);
+    }
+    packet
+        .split_first_chunk()
+        .is_some_and(|(header, payload)| ipv6::is_source_routed(Ipv6(header).next_header(), payload))
 }
 
 /// What stays of a header. IPv6's has no checksum, and IPv4's is made anew: one that came in wrong ends here, or nobody would know.
