@@ -13,6 +13,8 @@ use crate::common::director::Director;
 use crate::common::frames::CLIENT_MAC;
 use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_mac, ruleset};
 use crate::datagrams::sum;
+use crate::icmp_errors::Error;
+use crate::tunnel_errors;
 
 /// The addresses of one direction of translation.
 pub(crate) struct Case {
@@ -474,5 +476,49 @@ fn a_packet_on_a_way_that_its_header_names_is_not_translated() {
             assert_eq!(director.counters.dropped(DropReason::SourceRoute).value(), u64::from(is_ahead));
             director.assert_balanced();
         }
+    }
+}
+
+/// RFC 7915 sections 4.2 and 5.2: unreachable, too big and time exceeded, quoting all that RFC 792 asks for or more.
+#[test]
+fn errors_are_translated_whatever_their_kind_and_however_little_they_quote() {
+    // As ICMPv6 and as ICMP have it.
+    const KINDS: [[(u8, u8); 2]; 3] = [[(1, 4), (3, 3)], [(2, 0), (3, 4)], [(3, 0), (11, 0)]];
+    let in_family = |kinds: [(u8, u8); 2], is_v6: bool| kinds[usize::from(!is_v6)];
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        pass(&mut director, FRONT, frame(protocol, client_macs, case.client, case.vip, &[]));
+        let asked = frame(protocol, client_macs, case.client, case.vip, &[0x5a; 900]);
+        let (_, there) = director.pass(FRONT, asked.clone()).unwrap();
+        let answer = frame(protocol, server_macs, case.server, read(&there).source, &[0xa5; 900]);
+        let (_, back) = director.pass(BACK, answer.clone()).unwrap();
+        let ways = [
+            (BACK, FRONT, &there, &asked, server_macs, CLIENT_MAC, case.server, case.vip, case.client),
+            (FRONT, BACK, &back, &answer, client_macs, backend_mac(0), case.client, case.server, case.server),
+        ];
+        for (kinds, quoted_len) in
+            KINDS.into_iter().flat_map(|kinds| [8, 9, 20, 27, 500].map(|quoted_len| (kinds, quoted_len)))
+        {
+            for (port_in, port_out, about, original, macs, to, sender, _, receiver) in ways {
+                let (from_v6, to_v6) = (sender.is_ipv6(), receiver.is_ipv6());
+                let header_len = |is_v6: bool| if is_v6 { 40 } else { 20 };
+                let kind = in_family(kinds, from_v6);
+                let mut error = tunnel_errors::error(about, kind, 1_400, header_len(from_v6) + quoted_len);
+                error[..6].copy_from_slice(&macs.1);
+                error[6..12].copy_from_slice(&macs.0);
+                let (port, out) = director.pass(port_in, error).expect("an error");
+                let out = Error::of(&out);
+                assert_eq!((port, out.to, out.destination), (port_out, to, receiver.ip()));
+                assert_eq!(out.kind, in_family(kinds, to_v6), "{quoted_len} bytes");
+                let mtu = if from_v6 { 1_380 } else { 1_420 };
+                assert_eq!(out.mtu, if kind == in_family(KINDS[1], from_v6) { mtu } else { 0 });
+                // The quoted L4 header is the one that its sender wrote, checksum and all.
+                let l4 = &original[14 + header_len(to_v6)..];
+                assert_eq!(out.quoted[header_len(to_v6)..], l4[..quoted_len], "{quoted_len} bytes");
+            }
+        }
+        assert_eq!((director.drops(), director.counters.icmp_errors.value()), (vec![], 30));
+        director.assert_balanced();
     }
 }

@@ -28,7 +28,7 @@ const TOO_BIG6: (u8, u8) = (2, 0);
 
 /// The error that a router sends about a frame of the director's, of which it quotes `quoted_len` bytes: type, code, and what
 /// stands in the second word of the header.
-fn error(about: &[u8], (kind, code): (u8, u8), word: u32, quoted_len: usize) -> Vec<u8> {
+pub(crate) fn error(about: &[u8], (kind, code): (u8, u8), word: u32, quoted_len: usize) -> Vec<u8> {
     let quoted = &about[14..about.len().min(14 + quoted_len)];
     let is_v6 = quoted[0] >> 4 == 6;
     let mut message = vec![kind, code, 0, 0];
