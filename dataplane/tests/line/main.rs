@@ -16,6 +16,7 @@ mod full_table;
 mod icmp_errors;
 mod ipv6;
 mod limits;
+mod mss;
 mod mtu;
 mod nat;
 mod offload;

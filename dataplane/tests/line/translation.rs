@@ -24,6 +24,11 @@ pub(crate) struct Case {
     server: SocketAddr,
 }
 
+/// The backend's endpoint.
+pub(crate) fn server(case: &Case) -> SocketAddr {
+    case.server
+}
+
 fn endpoint(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
