@@ -13,6 +13,7 @@ mod echo;
 mod fragments;
 mod framing;
 mod full_table;
+mod hops;
 mod icmp_errors;
 mod ipv6;
 mod limits;
