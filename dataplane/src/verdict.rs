@@ -78,6 +78,8 @@ drop_reasons! {
     Ipv4Header = "ipv4_header",
     /// The IPv4 total length exceeds the frame or is shorter than the headers.
     Ipv4Length = "ipv4_length",
+    /// The IPv4 header checksum is wrong, of a packet that would leave in IPv6, where nothing would tell (RFC 7915 section 4.1).
+    Ipv4Checksum = "ipv4_checksum",
     /// The IPv6 version is impossible (RFC 8200 section 3).
     Ipv6Header = "ipv6_header",
     /// The IPv6 payload length exceeds the frame, or is that of a jumbogram (RFC 8200 section 3, RFC 2675).
@@ -92,8 +94,8 @@ drop_reasons! {
     SctpHeader = "sctp_header",
     /// The UDP length is shorter than its header or longer than the packet (RFC 768).
     UdpLength = "udp_length",
-    /// A UDP datagram without checksum that would have to get one in IPv6, and lies in several buffers (RFC 7915 section
-    /// 4.5).
+    /// A UDP datagram without checksum: that came so in IPv6, where none is none, to a service that rewrites l4_ports or
+    /// addresses (RFC 8200 section 8.1); or that would have to get one in IPv6, and lies in several buffers (RFC 7915 section 4.5).
     UdpChecksum = "udp_checksum",
     /// A later fragment of a datagram whose first one belongs to no connection: it was refused itself.
     Fragment = "fragment",
@@ -111,13 +113,17 @@ drop_reasons! {
     FragmentSctp = "fragment_sctp",
     /// A fragment of a connection between an IPv4 and an IPv6 end, which is not translated.
     FamilyFragment = "family_fragment",
+    /// A packet of a connection between an IPv4 and an IPv6 end that is on a way its header names: an IPv4 source route or an IPv6
+    /// routing header that is not used up (RFC 7915 sections 4.1 and 5.1).
+    SourceRoute = "source_route",
     /// An ICMP error about a connection between an IPv4 and an IPv6 end that has no name in the other family (RFC 7915
     /// sections 4.2 and 5.2).
     Untranslatable = "untranslatable",
-    /// An ICMP error that quotes no whole header, a later fragment, or a packet that its destination did not send.
+    /// An ICMP error that quotes no whole header, a later fragment, or a packet that its destination did not send; and one to
+    /// be translated whose checksum is wrong, its own or that of the IPv4 header it quotes (RFC 5508 section 4.1).
     IcmpQuote = "icmp_quote",
     /// An ICMP error about a packet of a tunnel's that this director sent, of which no client is told: it quotes too little, no
-    /// connection of the worker's, or says nothing about the packet within.
+    /// connection of the worker's, or says nothing about the packet within; or its checksum is wrong.
     TunnelError = "tunnel_error",
     /// The TTL would reach zero here.
     TtlExpired = "ttl_expired",

@@ -268,7 +268,7 @@ fn step(mtu: u16, header_len: usize) -> Result<usize, DropReason> {
     if step == 0 { Err(DropReason::TooBig) } else { Ok(step) }
 }
 
-/// Cuts link padding off. What lies in more than one segment of its buffer cannot be read here.
+/// Cuts link padding off. What lies in more than one segment of its buffer cannot be read here: `docs/rules.md` says so.
 fn take_whole<P: PacketBuf>(packet: &mut P, len: usize) -> Result<(), DropReason> {
     if !packet.truncate(len) || packet.data().len() != len {
         return Err(DropReason::TooBig);

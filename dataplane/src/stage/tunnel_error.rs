@@ -22,12 +22,13 @@ use crate::path::PathReport;
 use crate::rules::{Carrier, Encapsulation, QuotedTunnel, Ruleset};
 use crate::time::Millis;
 use crate::verdict::{DropReason, Verdict};
+use crate::wire;
 use crate::wire::ethernet::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6, Ethernet};
 use crate::wire::icmp::{
     DESTINATION_UNREACHABLE, DESTINATION_UNREACHABLE6, FRAGMENTATION_NEEDED, HEADER_LEN, PACKET_TOO_BIG6,
     PORT_UNREACHABLE, SOURCE_ROUTE_FAILED, TIME_EXCEEDED, TIME_EXCEEDED6,
 };
-use crate::wire::ipv4::Ipv4;
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6};
 use crate::wire::quote;
 use crate::wire::tcp::TcpFlags;
@@ -189,7 +190,8 @@ pub fn run<P: PacketBuf>(
     }
 }
 
-/// The error in a frame that parse has read before, and where its message begins.
+/// The error in a frame that parse has read before, and where its message begins; `None` where a checksum is wrong: what control
+/// and the client are told has checksums of its own, so nobody after this could tell.
 fn read_again(data: &[u8], rules: &Ruleset) -> Option<(usize, TunnelError)> {
     let is_v6 = Ethernet(data.first_chunk()?).ethertype() == ETHERTYPE_IPV6;
     let packet = data.get(ethernet::HEADER_LEN..)?;
@@ -197,12 +199,13 @@ fn read_again(data: &[u8], rules: &Ruleset) -> Option<(usize, TunnelError)> {
         let header = Ipv6(packet.first_chunk()?);
         (header.addresses().into(), ipv6::HEADER_LEN + header.payload_len())
     } else {
-        let header = Ipv4(packet.first_chunk()?);
+        let header = Ipv4(packet.first_chunk().filter(|_| ipv4::adds_up(packet))?);
         (header.addresses().into(), header.total_len())
     };
     let at = icmp::message_at(data, is_v6)?;
     let end = data.len().min(ethernet::HEADER_LEN + len);
-    Some((at, read(data.get(at..end)?, addresses, rules)?))
+    let message = data.get(at..end).filter(|message| wire::icmp::adds_up(message, addresses))?;
+    Some((at, read(message, addresses, rules)?))
 }
 
 /// The packet within, as far as it is quoted.

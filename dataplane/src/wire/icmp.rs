@@ -1,8 +1,8 @@
-//! ICMP and ICMPv6 errors, to write. Read first: RFC 792, RFC 1812 section 4.3.2; RFC 4443 section 3. Not here: whatever the
+//! ICMP and ICMPv6 errors, to write and to check. Read first: RFC 792, RFC 1812 section 4.3.2; RFC 4443 section 3. Not here: whatever the
 //! kernel answers.
 
 use super::ipv6::PROTOCOL_ICMPV6;
-use super::{AddressPair6, checksum};
+use super::{AddressPair6, Addresses, checksum};
 
 /// Bytes of the header in front of what an error quotes.
 pub const HEADER_LEN: usize = 8;
@@ -30,6 +30,16 @@ pub const TIME_EXCEEDED6: u8 = 3;
 
 /// ICMPv6: it is too long for the next link (RFC 4443 section 3.2).
 pub const PACKET_TOO_BIG6: u8 = 2;
+
+/// Whether the checksum of a message, of ICMPv6 where `addresses` are, is right. It has to be there as a whole, from its header on.
+pub fn adds_up(message: &[u8], addresses: Addresses) -> bool {
+    let Ok(len) = u16::try_from(message.len()) else { return false };
+    let pseudo = match addresses {
+        Addresses::V4(_) => 0,
+        Addresses::V6(pair) => checksum::sum_of_pseudo_header(pair, PROTOCOL_ICMPV6, len),
+    };
+    checksum::combine(pseudo, checksum::sum(message)) == 0xffff
+}
 
 /// The header, in wire order, of an ICMPv6 error from `addresses`' source, which quotes the packet that caused it. `mtu` is 0 but for
 /// [`PACKET_TOO_BIG6`].

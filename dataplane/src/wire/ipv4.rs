@@ -6,6 +6,14 @@ use super::{AddressPair, checksum};
 pub const HEADER_LEN: usize = 20;
 /// Bytes of the longest header: its length has four bits.
 pub const HEADER_LEN_MAX: usize = 60;
+/// Of options: nothing follows.
+const END_OF_OPTIONS: u8 = 0;
+/// Of options: one byte of nothing.
+const NO_OPERATION: u8 = 1;
+/// Of options: stations to pass, others between them.
+const LOOSE_SOURCE_ROUTE: u8 = 131;
+/// Of options: all stations to pass.
+const STRICT_SOURCE_ROUTE: u8 = 137;
 /// Protocol number of ICMP.
 pub const PROTOCOL_ICMP: u8 = 1;
 /// Protocol number of IPv4 in IP (RFC 2003).
@@ -97,6 +105,30 @@ impl Ipv4<'_> {
     pub fn addresses(self) -> AddressPair {
         self.0.last_chunk().map_or(AddressPair::default(), |bytes| AddressPair::from_wire(*bytes))
     }
+}
+
+/// Whether the checksum of the header that `packet` begins with is right, options included; false where not all of it is there.
+pub fn adds_up(packet: &[u8]) -> bool {
+    let header = packet.first().and_then(|first| packet.get(..usize::from(first & 0xf) * 4));
+    header.is_some_and(|header| checksum::sum(header) == 0xffff)
+}
+
+/// Whether the options of the header that `packet` begins with name stations which the packet has yet to pass: a loose or a strict
+/// source route that is not used up (RFC 791 section 3.1).
+pub fn is_source_routed(packet: &[u8]) -> bool {
+    let header_len = packet.first().map_or(0, |first| usize::from(first & 0xf) * 4);
+    let mut options = packet.get(HEADER_LEN..header_len).unwrap_or_default();
+    // Each turn takes a byte at least, of at most 40.
+    while let [kind, rest @ ..] = options {
+        match (*kind, rest) {
+            (END_OF_OPTIONS, _) => return false,
+            (NO_OPERATION, _) => options = rest,
+            (LOOSE_SOURCE_ROUTE | STRICT_SOURCE_ROUTE, [len, pointer, ..]) => return pointer <= len,
+            (_, [len, ..]) if *len >= 2 => options = options.get(usize::from(*len)..).unwrap_or_default(),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// An IPv4 header without options, as the director writes its own, in wire order: not to be fragmented, so its

@@ -145,6 +145,27 @@ pub fn walk(next_header: u8, payload: &[u8]) -> Upper {
     Upper::TooMany
 }
 
+/// Whether a routing header in front of the protocol, or of a fragment header, names stations which the packet has yet to pass: segments left (RFC 8200
+/// section 4.4). As [`walk`] goes.
+pub fn is_source_routed(next_header: u8, payload: &[u8]) -> bool {
+    let (mut next, mut at) = (next_header, 0);
+    for _ in 0..EXTENSIONS_MAX {
+        if !matches!(next, HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS) {
+            return false;
+        }
+        let Some(&[following, len, _, segments_left]) = payload.get(at..).and_then(|rest| rest.first_chunk())
+        else {
+            return false;
+        };
+        if next == ROUTING && segments_left != 0 {
+            return true;
+        }
+        next = following;
+        at += (usize::from(len) + 1) * 8;
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::Ipv6Addr;

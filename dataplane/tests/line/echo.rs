@@ -673,6 +673,12 @@ fn a_checksum_that_came_in_wrong_goes_out_wrong() {
         let (_, out) = director.pass(FRONT, bytes).unwrap();
         let right = std::panic::catch_unwind(|| Ping::of(&out));
         assert!(right.is_err());
+        if !client_is_v6 && backend_is_v6 {
+            let mut bytes = Ping::new(client(1, false), 7).bytes();
+            bytes[19] ^= 1;
+            assert_eq!(director.pass(FRONT, bytes), None, "a wrong header in place of none");
+            assert_eq!(director.drops(), [(DropReason::Ipv4Checksum, 1)]);
+        }
     }
 }
 

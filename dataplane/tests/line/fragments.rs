@@ -4,14 +4,19 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use dataplane::index::{BackendIndex, PortIndex};
-use dataplane::rules::{ClientPart, Flows, Limits, Mode, Ruleset, Vip};
+use dataplane::adjacency::Adjacency;
+use dataplane::index::{BackendIndex, PortIndex, ServiceIndex};
+use dataplane::rules::{ClientPart, Flows, Limits, Mode, PortRules, Ruleset, Tunnel, Vip};
 use dataplane::verdict::DropReason;
 use proptest::prelude::*;
 
-use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_address, with_service};
+use crate::common::frames::CLIENT_MAC;
+use crate::common::rules::{
+    BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_address, backend_mac, with_service,
+};
 use crate::common::{Director, ruleset};
 use crate::datagrams::{End, FAMILIES, Whole, client, cut, frame, from_client, rules, vip};
+use crate::tunnels::{self, CARRIERS};
 use crate::workers::Team;
 
 /// As much as makes five fragments over Ethernet.
@@ -370,5 +375,70 @@ fn while_owners_change_every_datagram_finds_the_one_it_has() {
             })
             .sum();
         assert_eq!(opened, 90);
+    }
+}
+
+/// A UDP service of SNAT for what the first backend's address sends anywhere.
+fn snat_rules() -> Ruleset {
+    let spec = ServiceSpec { protocol: UDP, l4_port: 0, mode: Mode::Snat, scheduler: "rr", weights: &[1] };
+    let rules = nat_rules(1);
+    let ports = [
+        PortRules { station: Some(PORT_MACS[0]), local_pool: Some(0), ..PortRules::default() },
+        PortRules { station: Some(PORT_MACS[1]), ..PortRules::default() },
+    ];
+    Ruleset {
+        matcher: Arc::default(),
+        ports: Arc::new(ports),
+        adjacencies: Arc::new([Adjacency::resolved(CLIENT_MAC, PORT_MACS[0], FRONT)]),
+        inside: rules.inside,
+        snat: Arc::new([(backend_address(0), ServiceIndex(0))].into_iter().collect()),
+        ..ruleset(1, &[spec])
+    }
+}
+
+#[test]
+fn a_host_behind_snat_sends_and_gets_whole_datagrams() {
+    let mut director = Director::new(snat_rules());
+    let host = (IpAddr::from(backend_address(0)), 50_000);
+    for number in 0..4 {
+        let server = client(number, false);
+        let asked = frame(PORT_MACS[1], backend_mac(0), (host, server), UDP, &payload());
+        let mut asked = cut(&asked, 1_480, 7);
+        asked.rotate_left(number.into());
+        let there = Whole::of_fragments(&pass(&mut director, BACK, &asked));
+        assert_eq!((there.to, there.destination, there.payload), (CLIENT_MAC, server, payload()));
+        assert_ne!(there.source, host);
+        let answer = frame(PORT_MACS[0], CLIENT_MAC, (server, there.source), UDP, &payload());
+        let mut answer = cut(&answer, 1_480, 8);
+        answer.rotate_left(number.into());
+        let back = Whole::of_fragments(&pass(&mut director, FRONT, &answer));
+        assert_eq!((back.source, back.destination, back.payload), (server, host, payload()));
+    }
+    assert_eq!(director.drops(), []);
+    director.assert_balanced();
+}
+
+/// Each fragment has a tunnel header of its own; the backend puts together what it finds within.
+#[test]
+fn a_tunnel_carries_each_fragment_to_the_backend_of_the_first() {
+    for (carrier, outer_is_v6) in CARRIERS.into_iter().flat_map(|carrier| [(carrier, false), (carrier, true)])
+    {
+        for is_v6 in FAMILIES {
+            let tunnel = Tunnel { carrier, ..Tunnel::default() };
+            let mut director = Director::new(tunnels::rules(&tunnel, outer_is_v6));
+            let whole = tunnels::Packet { payload: payload(), ..tunnels::Packet::new(is_v6, false) };
+            for rotation in 0..4 {
+                let mut parts = cut(&whole.frame(), 1_400, 70 + rotation);
+                parts.rotate_left(rotation as usize);
+                let out: Vec<_> = pass(&mut director, FRONT, &parts)
+                    .into_iter()
+                    .map(|frame| [&parts[0][..14], &tunnels::unwrap(&frame).packet].concat())
+                    .collect();
+                let out = Whole::of_fragments(&out);
+                assert_eq!((out.payload, out.hops), (payload(), 63), "{carrier:?} {outer_is_v6}");
+            }
+            assert_eq!(director.drops(), []);
+            director.assert_balanced();
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use dataplane::index::PortIndex;
-use dataplane::rules::{Flows, Ruleset};
+use dataplane::rules::{Flows, Ruleset, Tunnel};
 use dataplane::verdict::DropReason;
 use dataplane::wire::Addresses;
 use dataplane::wire::ethernet::MacAddress;
@@ -12,9 +12,10 @@ use proptest::prelude::*;
 
 use crate::common::Director;
 use crate::common::frames::CLIENT_MAC;
-use crate::common::rules::{BACK, FRONT, PORT_MACS, TCP, UDP, with_service};
+use crate::common::rules::{BACK, FRONT, PORT_MACS, TCP, UDP, VIP, with_service};
 use crate::datagrams::{End, FAMILIES, Whole, address, client, frame, from_client, rules, sum, vip};
 use crate::fragments::nat_rules;
+use crate::tunnels::{self, CARRIERS};
 use crate::workers::Team;
 
 /// An error to the sender of `quoted`, an IP packet, from `router`.
@@ -359,23 +360,58 @@ fn errors_about_packets_of_nat_find_both_ends() {
     let (client, router) = (client(1, false), address([192, 0, 2, 77].into(), false));
     let there = open(&mut director, client, 53, UDP);
     // About an answer: to the VIP, on to the backend.
-    let answer = frame(CLIENT_MAC, PORT_MACS[0], (vip(53, false), client), UDP, b"answer");
-    let (port, out) =
-        director.pass(FRONT, error(PORT_MACS[0], CLIENT_MAC, router, quote(&answer, 300))).unwrap();
-    let out = Error::of(&out);
-    assert_eq!((port, out.destination), (BACK, there.destination.0));
-    let of_backend = frame(CLIENT_MAC, PORT_MACS[0], (there.destination, client), UDP, b"answer");
-    assert_eq!(out.quoted, quote(&of_backend, 300));
+    let answer = frame(CLIENT_MAC, PORT_MACS[0], (vip(53, false), client), UDP, &[7; 600]);
+    for len in QUOTED_LENS.map(|len| 20 + len) {
+        let (port, out) =
+            director.pass(FRONT, error(PORT_MACS[0], CLIENT_MAC, router, quote(&answer, len))).unwrap();
+        let out = Error::of(&out);
+        assert_eq!((port, out.destination), (BACK, there.destination.0));
+        let of_backend = frame(CLIENT_MAC, PORT_MACS[0], (there.destination, client), UDP, &[7; 600]);
+        assert_eq!(out.quoted, quote(&of_backend, len));
+    }
     // About a question: to the client, from the backend or a router before it, on as if from the VIP.
-    let question = frame(CLIENT_MAC, PORT_MACS[0], (client, there.destination), UDP, b"question");
-    for router in [there.destination.0, address([10, 0, 0, 250].into(), false)] {
-        let sent = error(PORT_MACS[1], there.to, router, quote(&question, 300));
+    let question = frame(CLIENT_MAC, PORT_MACS[0], (client, there.destination), UDP, &[8; 600]);
+    let routers = [there.destination.0, address([10, 0, 0, 250].into(), false)];
+    for (router, len) in routers.into_iter().flat_map(|router| QUOTED_LENS.map(|len| (router, 20 + len))) {
+        let sent = error(PORT_MACS[1], there.to, router, quote(&question, len));
         let (port, out) = director.pass(BACK, sent).unwrap();
         let out = Error::of(&out);
         assert_eq!((port, out.source, out.destination), (FRONT, vip(53, false).0, client.0));
-        let of_client = frame(CLIENT_MAC, PORT_MACS[0], (client, vip(53, false)), UDP, b"question");
-        assert_eq!(out.quoted, quote(&of_client, 300));
+        let of_client = frame(CLIENT_MAC, PORT_MACS[0], (client, vip(53, false)), UDP, &[8; 600]);
+        assert_eq!(out.quoted, quote(&of_client, len));
     }
     assert_eq!(director.drops(), []);
     director.assert_balanced();
+}
+
+/// As it came, one hop on: the backend has the VIP and reads it as if no director were there.
+#[test]
+fn an_error_about_an_answer_of_a_tunnels_backend_reaches_it_in_the_tunnel() {
+    for (carrier, outer_is_v6) in CARRIERS.into_iter().flat_map(|carrier| [(carrier, false), (carrier, true)])
+    {
+        for (is_v6, protocol) in [(false, TCP), (false, UDP), (true, TCP), (true, UDP)] {
+            let tunnel = Tunnel { carrier, ..Tunnel::default() };
+            let mut director = Director::new(tunnels::rules(&tunnel, outer_is_v6));
+            let asked = tunnels::Packet::new(is_v6, protocol == TCP);
+            let there = tunnels::unwrap(&director.send(asked.frame()).unwrap());
+            let ends: (End, End) = if is_v6 {
+                ((tunnels::VIP6.into(), 80), (tunnels::CLIENT6.into(), 40_000))
+            } else {
+                ((VIP.into(), 80), (tunnels::CLIENT.into(), 40_000))
+            };
+            let answer = frame(CLIENT_MAC, PORT_MACS[0], ends, protocol, &[7; 900]);
+            let router = address([192, 0, 2, 77].into(), is_v6);
+            for len in QUOTED_LENS {
+                let sent =
+                    error(PORT_MACS[0], CLIENT_MAC, router, quote(&answer, ip_header_len(is_v6) + len));
+                let (port, out) = director.pass(FRONT, sent.clone()).unwrap();
+                let out = tunnels::unwrap(&out);
+                assert_eq!((port, out.destination), (BACK, there.destination));
+                let read = Error::of(&[&sent[..14], &out.packet].concat());
+                assert_eq!(read, Error { hops: 60, ..Error::of(&sent) });
+            }
+            assert_eq!((director.drops(), director.counters.icmp_errors.value()), (vec![], 4));
+            director.assert_balanced();
+        }
+    }
 }

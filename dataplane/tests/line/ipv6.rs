@@ -195,3 +195,26 @@ fn lying_headers_have_a_reason_each() {
         assert_eq!(director.counters.dropped(reason).value(), 1, "{reason:?}");
     }
 }
+
+/// RFC 8200 section 8.1: a receiver has to discard it. It must not seem whole for the director's work; where the director
+/// has none to do with it, it is the receiver's affair (RFC 6935 allows it between ends that agree).
+#[test]
+fn a_datagram_without_checksum_is_not_rewritten() {
+    for mode in [Mode::Fullnat, Mode::Nat] {
+        let mut director = Director::new(rules(&[spec(UDP, mode)]));
+        let (_, out) = director.pass(FRONT, of_client(UDP, (VIP, 80))).unwrap();
+        let (source, destination, ..) = decode(&out);
+        let answer = frame(UDP, (backend_mac(0).0, PORT_MACS[1].0), destination, source, 64);
+        for (port, mut frame) in [(FRONT, of_client(UDP, (VIP, 80))), (BACK, answer)] {
+            frame[60..62].fill(0);
+            assert_eq!(director.pass(port, frame), None);
+        }
+        assert_eq!(director.drops(), [(DropReason::UdpChecksum, 2)]);
+        director.assert_balanced();
+    }
+    let mut director = Director::new(rules(&[spec(UDP, Mode::Dr)]));
+    let mut bare = of_client(UDP, (VIP, 80));
+    bare[60..62].fill(0);
+    let (_, out) = director.pass(FRONT, bare.clone()).unwrap();
+    assert_eq!((out[21], &out[22..]), (63, &bare[22..]));
+}

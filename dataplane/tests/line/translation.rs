@@ -12,6 +12,9 @@ use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use crate::common::director::Director;
 use crate::common::frames::CLIENT_MAC;
 use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_mac, ruleset};
+use crate::datagrams::sum;
+use crate::icmp_errors::Error;
+use crate::tunnel_errors;
 
 /// The addresses of one direction of translation.
 pub(crate) struct Case {
@@ -19,6 +22,11 @@ pub(crate) struct Case {
     pub(crate) vip: SocketAddr,
     local: IpAddr,
     server: SocketAddr,
+}
+
+/// The backend's endpoint.
+pub(crate) fn server(case: &Case) -> SocketAddr {
+    case.server
 }
 
 fn endpoint(text: &str) -> SocketAddr {
@@ -188,12 +196,42 @@ fn a_datagram_without_checksum_gets_the_one_that_ipv6_asks_for() {
     assert_eq!(pass(&mut director, FRONT, bare).payload, b"odd");
 }
 
+/// Over IPv4 its zero would be what honest senders write; in IPv6 nobody may send it (RFC 8200 section 8.1).
+#[test]
+fn a_datagram_that_came_without_checksum_in_ipv6_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let there = pass(&mut director, FRONT, frame(UDP, client_macs, case.client, case.vip, b"question"));
+        let (port, mut bare) = if case.client.is_ipv6() {
+            (FRONT, frame(UDP, client_macs, case.client, case.vip, b"question"))
+        } else {
+            (BACK, frame(UDP, server_macs, case.server, there.source, b"answer"))
+        };
+        bare[60..62].fill(0);
+        assert_eq!(director.pass(port, bare), None);
+        assert_eq!(director.drops(), [(DropReason::UdpChecksum, 1)]);
+    }
+}
+
+/// Sets the TTL, and what it says of the header checksum, or the hop limit.
+fn set_hops(frame: &mut [u8], hops: u8) {
+    if frame[12] == 0x86 {
+        frame[21] = hops;
+        return;
+    }
+    frame[22] = hops;
+    frame[24..26].fill(0);
+    let check = !sum(&[&frame[14..34]]);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+}
+
 #[test]
 fn the_last_hop_ends_here() {
     for case in cases() {
         let mut director = Director::new(rules(&case, UDP));
         let mut frame = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"x");
-        frame[if case.client.is_ipv6() { 21 } else { 22 }] = 1;
+        set_hops(&mut frame, 1);
         assert_eq!(director.pass(FRONT, frame), None);
         assert_eq!(director.counters.dropped(DropReason::TtlExpired).value(), 1);
     }
@@ -298,8 +336,194 @@ fn the_last_hop_of_an_error_ends_here_too() {
         let asked = frame(UDP, client_macs, case.client, case.vip, b"question");
         let (_, there) = director.pass(FRONT, asked).unwrap();
         let mut error = error_about(&there, server_macs);
-        error[if case.server.is_ipv6() { 21 } else { 22 }] = 1;
+        set_hops(&mut error, 1);
         assert_eq!(director.pass(BACK, error), None);
         assert_eq!(director.drops(), [(DropReason::TtlExpired, 1)]);
+    }
+}
+
+/// RFC 7915 section 4.1 leaves the header checksum behind: nobody after the director could tell that it was wrong.
+#[test]
+fn a_wrong_ipv4_header_does_not_become_a_right_one_of_ipv6() {
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        let there = pass(&mut director, FRONT, frame(protocol, client_macs, case.client, case.vip, &[]));
+        let (port, sane) = if case.client.is_ipv4() {
+            (FRONT, frame(protocol, client_macs, case.client, case.vip, b"question"))
+        } else {
+            (BACK, frame(protocol, server_macs, case.server, there.source, b"answer"))
+        };
+        // DSCP, identification, a flag, hops, and the checksum itself.
+        let flips = [(15, 0x10), (18, 0x80), (19, 1), (20, 0x40), (22, 4), (24, 2), (25, 0x20)];
+        for (at, bit) in flips {
+            let mut bad = sane.clone();
+            bad[at] ^= bit;
+            assert_eq!(director.pass(port, bad), None, "byte {at}");
+        }
+        assert_eq!(director.drops(), [(DropReason::Ipv4Checksum, flips.len() as u64)]);
+        assert!(director.pass(port, sane).is_some());
+        director.assert_balanced();
+    }
+}
+
+/// The errors of [`error_about`] about a question, to the director's local address, and about an answer, to its VIP.
+fn errors(director: &mut Director, case: &Case) -> [(PortIndex, Vec<u8>); 2] {
+    let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+    let (_, there) =
+        director.pass(FRONT, frame(UDP, client_macs, case.client, case.vip, b"question")).unwrap();
+    let answer = frame(UDP, server_macs, case.server, read(&there).source, b"answer");
+    let (_, back) = director.pass(BACK, answer).unwrap();
+    [(BACK, error_about(&there, server_macs)), (FRONT, error_about(&back, client_macs))]
+}
+
+/// RFC 5508 section 4.1: the message is summed up anew, so a bit that has fallen over on the way would be hidden for good.
+#[test]
+fn an_error_with_a_wrong_checksum_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        for (port, sane) in errors(&mut director, &case) {
+            let message_at = if sane[12] == 0x86 { 54 } else { 34 };
+            for at in message_at..sane.len() {
+                let mut bad = sane.clone();
+                bad[at] ^= 1 << (at % 8);
+                director.receive(port, bad);
+                director.turn();
+                assert_eq!(director.sent(), [], "byte {at}");
+            }
+            // Of the header around it, IPv4's alone has a checksum.
+            if message_at == 34 {
+                let dropped = director.counters.dropped(DropReason::Ipv4Checksum).value();
+                let mut bad = sane.clone();
+                bad[18] ^= 1;
+                assert_eq!(director.pass(port, bad), None);
+                assert_eq!(director.counters.dropped(DropReason::Ipv4Checksum).value(), dropped + 1);
+            }
+            assert!(director.pass(port, sane).is_some());
+        }
+    }
+}
+
+/// RFC 5508 section 4.1, point a: of what is quoted the IP header's checksum is looked at, and nothing else.
+#[test]
+fn an_error_that_quotes_a_wrong_ipv4_header_is_not_translated() {
+    for case in cases() {
+        let mut director = Director::new(rules(&case, UDP));
+        let errors = errors(&mut director, &case);
+        let (port, sane) = errors.into_iter().find(|(_, error)| error[12] == 8).unwrap();
+        // The quoted header begins at 42; the message's checksum follows each change.
+        for (at, is_told) in [(43, false), (46, false), (50, false), (52, false), (68, true)] {
+            let mut bad = sane.clone();
+            let old = u16::from_be_bytes([bad[at & !1], bad[at | 1]]);
+            bad[at] ^= 0x10;
+            let new = u16::from_be_bytes([bad[at & !1], bad[at | 1]]);
+            let check = u16::from_be_bytes([bad[36], bad[37]]);
+            let sum = u32::from(!check) + u32::from(!old) + u32::from(new);
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let check = !(((sum & 0xffff) + (sum >> 16)) as u16);
+            bad[36..38].copy_from_slice(&check.to_be_bytes());
+            assert_eq!(director.pass(port, bad).is_some(), is_told, "byte {at}");
+        }
+        assert_eq!(director.drops(), [(DropReason::IcmpQuote, 4)]);
+    }
+}
+
+/// `frame` with these bytes behind its IP header: options of IPv4, or the extension headers of IPv6 that `next` begins.
+fn extended(frame: &[u8], next: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = frame.to_vec();
+    if frame[12] == 0x86 {
+        frame.splice(54..54, bytes.iter().copied());
+        frame[19] += bytes.len() as u8;
+        frame[20] = next;
+        return frame;
+    }
+    frame.splice(34..34, bytes.iter().copied());
+    frame[14] += (bytes.len() / 4) as u8;
+    frame[17] += bytes.len() as u8;
+    frame[24..26].fill(0);
+    let check = !sum(&[&frame[14..34 + bytes.len()]]);
+    frame[24..26].copy_from_slice(&check.to_be_bytes());
+    frame
+}
+
+/// RFC 7915 sections 4.1 and 5.1. A route that has been gone is history and is left behind, as other options are.
+#[test]
+fn a_packet_on_a_way_that_its_header_names_is_not_translated() {
+    const ROUTING: u8 = 43;
+    const OPTIONS: u8 = 60;
+    // Loose and strict; the pointer is behind the last station, or at it.
+    let routes4: [(&[u8], bool); 6] = [
+        (&[131, 7, 4, 192, 0, 2, 9, 0], true),
+        (&[137, 7, 4, 192, 0, 2, 9, 0], true),
+        (&[1, 1, 1, 68, 4, 5, 0, 131, 7, 4, 192, 0, 2, 9, 0, 0], true),
+        (&[131, 7, 8, 192, 0, 2, 9, 0], false),
+        (&[1, 1, 1, 0, 131, 7, 4, 192], false),
+        (&[68, 0, 5, 0], false),
+    ];
+    // A type that nobody knows, with one and without any segment left.
+    let routes6: [(u8, &[u8], bool); 4] = [
+        (ROUTING, &[17, 0, 99, 1, 0, 0, 0, 0], true),
+        (OPTIONS, &[ROUTING, 0, 1, 4, 0, 0, 0, 0, 17, 0, 99, 1, 0, 0, 0, 0], true),
+        (ROUTING, &[17, 0, 99, 0, 0, 0, 0, 0], false),
+        (OPTIONS, &[17, 0, 1, 4, 0, 0, 0, 0], false),
+    ];
+    for case in cases() {
+        let routes: Vec<_> = if case.client.is_ipv6() {
+            routes6.to_vec()
+        } else {
+            routes4.iter().map(|(bytes, is_ahead)| (0, *bytes, *is_ahead)).collect()
+        };
+        for (next, bytes, is_ahead) in routes {
+            let mut director = Director::new(rules(&case, UDP));
+            let sane = frame(UDP, (CLIENT_MAC.0, PORT_MACS[0].0), case.client, case.vip, b"question");
+            let out = director.pass(FRONT, extended(&sane, next, bytes));
+            assert_eq!(out.map(|(_, out)| read(&out).payload), (!is_ahead).then(|| b"question".to_vec()));
+            assert_eq!(director.counters.dropped(DropReason::SourceRoute).value(), u64::from(is_ahead));
+            director.assert_balanced();
+        }
+    }
+}
+
+/// RFC 7915 sections 4.2 and 5.2: unreachable, too big and time exceeded, quoting all that RFC 792 asks for or more.
+#[test]
+fn errors_are_translated_whatever_their_kind_and_however_little_they_quote() {
+    // As ICMPv6 and as ICMP have it.
+    const KINDS: [[(u8, u8); 2]; 3] = [[(1, 4), (3, 3)], [(2, 0), (3, 4)], [(3, 0), (11, 0)]];
+    let in_family = |kinds: [(u8, u8); 2], is_v6: bool| kinds[usize::from(!is_v6)];
+    for (case, protocol) in cases().iter().flat_map(|case| [(case, TCP), (case, UDP)]) {
+        let mut director = Director::new(rules(case, protocol));
+        let (client_macs, server_macs) = ((CLIENT_MAC.0, PORT_MACS[0].0), (backend_mac(0).0, PORT_MACS[1].0));
+        pass(&mut director, FRONT, frame(protocol, client_macs, case.client, case.vip, &[]));
+        let asked = frame(protocol, client_macs, case.client, case.vip, &[0x5a; 900]);
+        let (_, there) = director.pass(FRONT, asked.clone()).unwrap();
+        let answer = frame(protocol, server_macs, case.server, read(&there).source, &[0xa5; 900]);
+        let (_, back) = director.pass(BACK, answer.clone()).unwrap();
+        let ways = [
+            (BACK, FRONT, &there, &asked, server_macs, CLIENT_MAC, case.server, case.vip, case.client),
+            (FRONT, BACK, &back, &answer, client_macs, backend_mac(0), case.client, case.server, case.server),
+        ];
+        for (kinds, quoted_len) in
+            KINDS.into_iter().flat_map(|kinds| [8, 9, 20, 27, 500].map(|quoted_len| (kinds, quoted_len)))
+        {
+            for (port_in, port_out, about, original, macs, to, sender, _, receiver) in ways {
+                let (from_v6, to_v6) = (sender.is_ipv6(), receiver.is_ipv6());
+                let header_len = |is_v6: bool| if is_v6 { 40 } else { 20 };
+                let kind = in_family(kinds, from_v6);
+                let mut error = tunnel_errors::error(about, kind, 1_400, header_len(from_v6) + quoted_len);
+                error[..6].copy_from_slice(&macs.1);
+                error[6..12].copy_from_slice(&macs.0);
+                let (port, out) = director.pass(port_in, error).expect("an error");
+                let out = Error::of(&out);
+                assert_eq!((port, out.to, out.destination), (port_out, to, receiver.ip()));
+                assert_eq!(out.kind, in_family(kinds, to_v6), "{quoted_len} bytes");
+                let mtu = if from_v6 { 1_380 } else { 1_420 };
+                assert_eq!(out.mtu, if kind == in_family(KINDS[1], from_v6) { mtu } else { 0 });
+                // The quoted L4 header is the one that its sender wrote, checksum and all.
+                let l4 = &original[14 + header_len(to_v6)..];
+                assert_eq!(out.quoted[header_len(to_v6)..], l4[..quoted_len], "{quoted_len} bytes");
+            }
+        }
+        assert_eq!((director.drops(), director.counters.icmp_errors.value()), (vec![], 30));
+        director.assert_balanced();
     }
 }

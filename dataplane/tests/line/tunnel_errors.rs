@@ -28,7 +28,7 @@ const TOO_BIG6: (u8, u8) = (2, 0);
 
 /// The error that a router sends about a frame of the director's, of which it quotes `quoted_len` bytes: type, code, and what
 /// stands in the second word of the header.
-fn error(about: &[u8], (kind, code): (u8, u8), word: u32, quoted_len: usize) -> Vec<u8> {
+pub(crate) fn error(about: &[u8], (kind, code): (u8, u8), word: u32, quoted_len: usize) -> Vec<u8> {
     let quoted = &about[14..about.len().min(14 + quoted_len)];
     let is_v6 = quoted[0] >> 4 == 6;
     let mut message = vec![kind, code, 0, 0];
@@ -389,11 +389,28 @@ fn an_error_about_a_part_tells_control() {
     assert_eq!(director.drops(), [(DropReason::TunnelError, 1)]);
 }
 
+/// Gives an error whatever checksums its bytes ask for.
+fn sum_up(frame: &mut [u8], is_v6: bool) {
+    let (message_at, pseudo) = if is_v6 {
+        let len = (frame.len() - 54) as u16;
+        (54, [&frame[22..54], &len.to_be_bytes(), &[0, 58]].concat())
+    } else {
+        frame[24..26].fill(0);
+        let check = !sum(&[&frame[14..34]]);
+        frame[24..26].copy_from_slice(&check.to_be_bytes());
+        (34, Vec::new())
+    };
+    frame[message_at + 2..message_at + 4].fill(0);
+    let check = !sum(&[&pseudo, &frame[message_at..]]);
+    frame[message_at + 2..message_at + 4].copy_from_slice(&check.to_be_bytes());
+}
+
 proptest! {
     #[test]
     fn any_error_is_passed_on_punted_or_dropped_and_the_books_balance(
         which in 0usize..20, is_v6 in any::<bool>(), kind in (0u8..16, 0u8..16), word in any::<u32>(),
-        quoted_len in 0usize..1_300, changes in proptest::collection::vec((14usize..130, any::<u8>()), 0..4)
+        quoted_len in 0usize..1_300, changes in proptest::collection::vec((14usize..130, any::<u8>()), 0..4),
+        adds_up in any::<bool>()
     ) {
         let (tunnel, outer_is_v6) = every_tunnel().nth(which).unwrap();
         let mut director = Director::with(rules(&tunnel, outer_is_v6), WorkerIndex(0), 64);
@@ -404,6 +421,9 @@ proptest! {
         for (at, byte) in changes {
             let at = at % frame.len();
             frame[at] = byte;
+        }
+        if adds_up {
+            sum_up(&mut frame, outer_is_v6);
         }
         director.receive(BACK, frame);
         director.turn();
@@ -420,4 +440,27 @@ fn a_connection_in_a_tunnel_gives_back_the_way_to_its_client() {
     director.clock.advance(10_000_000);
     director.wait(5_000);
     assert_eq!((director.table_used(), director.worker.line().state.stations.held()), (0, 0));
+}
+
+/// What a router says is passed on with checksums of the director's own, so it is looked at before.
+#[test]
+fn an_error_with_a_wrong_checksum_tells_nobody_anything() {
+    for (tunnel, outer_is_v6) in every_tunnel() {
+        let mut director = director(rules(&tunnel, outer_is_v6));
+        let there = sent_too_long(&mut director, false, true);
+        let sane = error(&there, too_big(outer_is_v6), 1_400, usual(outer_is_v6));
+        let message_at = if outer_is_v6 { 54 } else { 34 };
+        // The checksum, the MTU, and within the packet that is quoted last; IPv4's own header.
+        let places = [message_at + 2, message_at + 7, sane.len() - 1, sane.len() - 40];
+        let places = places.into_iter().chain((!outer_is_v6).then_some(15));
+        for at in places.clone() {
+            let mut bad = sane.clone();
+            bad[at] ^= 0x40;
+            assert_eq!(director.pass(BACK, bad), None, "{tunnel:?} byte {at}");
+        }
+        assert_eq!(heard(&director), []);
+        assert_eq!(director.drops(), [(DropReason::TunnelError, places.count() as u64)]);
+        assert!(director.pass(BACK, sane).is_some());
+        director.assert_balanced();
+    }
 }

@@ -514,3 +514,17 @@ fn a_datagram_without_checksum_in_several_buffers_has_none_outside_either() {
     let sent = director.worker.device_mut().ports[1].outgoing.pop().unwrap();
     assert_eq!((sent.packet_len(), &sent.data()[60..62]), (14 + 52 + 3_028, &[0, 0][..]));
 }
+
+/// In IPv6 it is none that its receiver may take (RFC 8200 section 8.1), which is for the receiver to say: it is the packet as it came.
+#[test]
+fn a_datagram_without_checksum_in_ipv6_stays_as_it_is_in_a_tunnel() {
+    for (carrier, outer_is_v6) in CARRIERS.into_iter().flat_map(|carrier| [(carrier, false), (carrier, true)])
+    {
+        let tunnel = Tunnel { carrier, ..Tunnel::default() };
+        let mut director = Director::new(rules(&tunnel, outer_is_v6));
+        let mut frame = Packet::new(true, false).frame();
+        frame[60..62].fill(0);
+        let inner = unwrap(&director.send(frame.clone()).unwrap()).packet;
+        assert_eq!((inner[7], &inner[8..]), (frame[21] - 1, &frame[22..]));
+    }
+}

@@ -32,10 +32,11 @@ pub(super) fn rewrite4(
     next_hop: &Adjacency,
 ) -> Result<(), DropReason> {
     let mut frame = Frame::split(data, shape)?;
+    // One that has none left should not have come (RFC 791 section 3.2): it goes nowhere, kept or lowered.
+    if Ipv4(frame.ipv4).ttl() <= u8::from(lowers_ttl) {
+        return Err(DropReason::TtlExpired);
+    }
     if lowers_ttl {
-        if Ipv4(frame.ipv4).ttl() <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
         Ipv4Mut(frame.ipv4).lower_ttl(TTL_LOWERED);
     }
     frame.set_macs(next_hop);
@@ -45,10 +46,10 @@ pub(super) fn rewrite4(
 #[inline(always)]
 fn rewrite6(data: &mut [u8], shape: Shape, lowers_ttl: bool, next_hop: &Adjacency) -> Result<(), DropReason> {
     let mut frame = Frame6::split(data, shape)?;
+    if Ipv6(frame.ipv6).hop_limit() <= u8::from(lowers_ttl) {
+        return Err(DropReason::TtlExpired);
+    }
     if lowers_ttl {
-        if Ipv6(frame.ipv6).hop_limit() <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
         Ipv6Mut(frame.ipv6).lower_hop_limit();
     }
     frame.set_macs(next_hop);

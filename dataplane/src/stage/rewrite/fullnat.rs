@@ -1,7 +1,7 @@
 //! FullNAT: both addresses and both l4_ports change, either way; checksums move by the difference
 //! (RFC 1624 equation 3), which the entry holds ready.
 
-use super::{Frame, Frame6};
+use super::{Frame, Frame6, udp_checksum};
 use crate::adjacency::Adjacency;
 use crate::burst::Shape;
 use crate::flow::{Addresses, Entry, FlowTable};
@@ -45,6 +45,9 @@ pub(super) fn rewrite6(
     let mut frame = Frame6::split(data, shape)?;
     if Ipv6(frame.ipv6).hop_limit() <= 1 {
         return Err(DropReason::TtlExpired);
+    }
+    if udp_checksum::is_missing(frame.l4, new.protocol) {
+        return Err(DropReason::UdpChecksum);
     }
     rewrite_l4(frame.l4, shape, new.protocol, entry.l4_delta, new.ports)?;
     frame.set_macs(next_hop);

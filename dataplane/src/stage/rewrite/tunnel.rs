@@ -97,19 +97,19 @@ fn client_tail(addresses: Addresses) -> [u8; 4] {
 fn lower_ttl(l3: &mut [u8], is_v6: bool, lowers: bool) -> Result<(u8, u8), DropReason> {
     if is_v6 {
         let header = l3.first_chunk_mut::<{ ipv6::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
+        if Ipv6(header).hop_limit() <= u8::from(lowers) {
+            return Err(DropReason::TtlExpired);
+        }
         if lowers {
-            if Ipv6(header).hop_limit() <= 1 {
-                return Err(DropReason::TtlExpired);
-            }
             Ipv6Mut(header).lower_hop_limit();
         }
         return Ok((Ipv6(header).hop_limit(), Ipv6(header).traffic_class()));
     }
     let header = l3.first_chunk_mut::<{ ipv4::HEADER_LEN }>().ok_or(DropReason::Truncated)?;
+    if Ipv4(header).ttl() <= u8::from(lowers) {
+        return Err(DropReason::TtlExpired);
+    }
     if lowers {
-        if Ipv4(header).ttl() <= 1 {
-            return Err(DropReason::TtlExpired);
-        }
         Ipv4Mut(header).lower_ttl(TTL_LOWERED);
     }
     Ok((Ipv4(header).ttl(), Ipv4(header).tos()))

@@ -38,6 +38,12 @@ impl Egress<'_> {
     }
 }
 
+/// Whether it is a datagram without a checksum. One that came so in IPv6 is none that its receiver may take (RFC 8200 section 8.1); what has no
+/// checksum to move must not leave with another header, where it could seem whole: as IPv4's zero, which means none, or computed.
+pub(super) fn is_missing(l4: &[u8], protocol: u8) -> bool {
+    protocol == PROTOCOL_UDP && l4.get(udp::CHECKSUM_AT..udp::HEADER_LEN) == Some(&[0, 0])
+}
+
 /// Gives a datagram without a checksum the one that IPv6 asks for. The packet is otherwise as it leaves: an IP header without
 /// options or extensions, `ip_len` bytes with it. One that has to be summed up here and does not lie in the first segment as a
 /// whole is dropped, as the RFC allows.

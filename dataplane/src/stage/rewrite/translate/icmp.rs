@@ -1,5 +1,6 @@
 //! ICMP errors about translated flows: the error, and what it quotes, become the other family's. Both headers in front of the
-//! quoted TCP or UDP header are written anew; that header and what follows stay where they are.
+//! quoted TCP or UDP header are written anew; that header and what follows stay where they are. So the checksums of what is
+//! written anew are looked at first: here alone would bad ones become good.
 //!
 //! Read first: RFC 7915 sections 4.2 to 4.5 and 5.2 to 5.5, RFC 5508 section 4. The error goes on from the address that the
 //! flow's packets have, as other errors about flows do ([`crate::stage::icmp`]).
@@ -97,10 +98,21 @@ fn rewrite_quoted(l4: &mut [u8], error: &Error, new: &FlowKey) -> Result<(), Dro
 fn read(data: &[u8], shape: Shape, message_at: usize) -> Result<Error, DropReason> {
     let end = data.len().min(ethernet::HEADER_LEN + usize::from(shape.ip_len));
     let message = data.get(message_at..end).ok_or(DropReason::IcmpQuote)?;
+    let outer = data.get(ethernet::HEADER_LEN..).ok_or(DropReason::IcmpQuote)?;
+    if !shape.is_v6 && !ipv4::adds_up(outer) {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    // One that lies in several buffers, which takes a driver of few bytes a buffer, does not add up either.
+    if !icmp::adds_up(message, addresses(outer, shape.is_v6)?) {
+        return Err(DropReason::IcmpQuote);
+    }
     let quote = quote::read(message, shape.is_v6).map_err(|_| DropReason::IcmpQuote)?;
     let header: Header = *message.first_chunk().ok_or(DropReason::IcmpQuote)?;
     let inner = message.get(icmp::HEADER_LEN..).ok_or(DropReason::IcmpQuote)?;
-    let outer = data.get(ethernet::HEADER_LEN..).ok_or(DropReason::IcmpQuote)?;
+    // Not the quoted TCP or UDP checksum: its packet may not be there as a whole.
+    if !shape.is_v6 && !ipv4::adds_up(inner) {
+        return Err(DropReason::IcmpQuote);
+    }
     let (outer, quoted) = (kept(outer, shape.is_v6, &quote)?, kept(inner, shape.is_v6, &quote)?);
     if outer.hop_limit <= 1 {
         return Err(DropReason::TtlExpired);
@@ -118,6 +130,14 @@ fn read(data: &[u8], shape: Shape, message_at: usize) -> Result<Error, DropReaso
         quote,
         l4: (l4_at, end),
         header,
+    })
+}
+
+fn addresses(packet: &[u8], is_v6: bool) -> Result<Addresses, DropReason> {
+    Ok(if is_v6 {
+        Ipv6(packet.first_chunk().ok_or(DropReason::IcmpQuote)?).addresses().into()
+    } else {
+        Ipv4(packet.first_chunk().ok_or(DropReason::IcmpQuote)?).addresses().into()
     })
 }
 

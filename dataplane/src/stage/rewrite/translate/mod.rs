@@ -18,9 +18,9 @@ use crate::stage::cut::Identifications;
 use crate::stage::icmp::message_at;
 use crate::verdict::DropReason;
 use crate::wire::ethernet::{self, ETHERTYPE_IPV4, ETHERTYPE_IPV6};
-use crate::wire::ipv4::{self, Ipv4, PROTOCOL_UDP};
+use crate::wire::ipv4::{self, Ipv4};
 use crate::wire::ipv6::{self, Ipv6, Upper};
-use crate::wire::{AddressPair, AddressPair6, checksum, echo, udp};
+use crate::wire::{AddressPair, AddressPair6, checksum, echo};
 
 /// An IPv4 packet of at most so many bytes may be fragmented on its way: the IPv6 sender would not make it shorter if it
 /// were told to (RFC 7915 section 5.1).
@@ -62,6 +62,9 @@ pub(super) fn rewrite<P: PacketBuf>(
 ) -> Result<Shape, DropReason> {
     let l4_delta = table.entry(index).ok_or(DropReason::TableFull)?.l4_delta;
     let new = table.entry(index.peer()).ok_or(DropReason::TableFull)?.key().reversed();
+    if is_source_routed(packet.data(), shape) {
+        return Err(DropReason::SourceRoute);
+    }
     if !shape.has_l4()
         && let Some(message_at) = message_at(packet.data(), shape.is_v6)
     {
@@ -71,6 +74,9 @@ pub(super) fn rewrite<P: PacketBuf>(
         return Err(DropReason::FamilyFragment);
     }
     let kept = kept(packet.data(), shape, new.protocol)?;
+    if shape.is_v6 && udp_checksum::is_missing(shape.l4(packet.data()), new.protocol) {
+        return Err(DropReason::UdpChecksum);
+    }
     let (header_len, ethertype) = match new.addresses {
         Addresses::V4(_) => (ipv4::HEADER_LEN, ETHERTYPE_IPV4),
         Addresses::V6(_) => (ipv6::HEADER_LEN, ETHERTYPE_IPV6),
@@ -89,8 +95,7 @@ pub(super) fn rewrite<P: PacketBuf>(
     let (link, header) = headers.split_first_chunk_mut().ok_or(DropReason::Truncated)?;
     set_macs(link, egress.next_hop);
     [link[12], link[13]] = ethertype.to_be_bytes();
-    let lacks_checksum =
-        kept.protocol == PROTOCOL_UDP && l4.get(udp::CHECKSUM_AT..udp::HEADER_LEN) == Some(&[0, 0]);
+    let lacks_checksum = udp_checksum::is_missing(l4, kept.protocol);
     match new.addresses {
         Addresses::V4(pair) => header.copy_from_slice(&header4(&kept, pair, Some(identifications))),
         Addresses::V6(pair) => header.copy_from_slice(&header6(&kept, pair)),
@@ -126,6 +131,18 @@ pub(super) fn is_fragment(data: &[u8], shape: Shape) -> bool {
     }
 }
 
+/// Whether a packet is on a way that its own header names, which the other family's cannot (RFC 7915 sections 4.1 and 5.1).
+fn is_source_routed(data: &[u8], shape: Shape) -> bool {
+    let packet = data.get(shape.l3_at.into()..).unwrap_or_default();
+    if !shape.is_v6 {
+        return ipv4::is_source_routed(packet);
+    }
+    packet
+        .split_first_chunk()
+        .is_some_and(|(header, payload)| ipv6::is_source_routed(Ipv6(header).next_header(), payload))
+}
+
+/// What stays of a header. IPv6's has no checksum, and IPv4's is made anew: one that came in wrong ends here, or nobody would know.
 fn kept(data: &[u8], shape: Shape, protocol: u8) -> Result<Kept, DropReason> {
     let header = data.get(shape.l3_at.into()..).ok_or(DropReason::Truncated)?;
     let l4_len = u16::try_from(shape.l4_len()).map_err(|_| DropReason::Ipv4Length)?;
@@ -133,6 +150,9 @@ fn kept(data: &[u8], shape: Shape, protocol: u8) -> Result<Kept, DropReason> {
         let header = Ipv6(header.first_chunk().ok_or(DropReason::Truncated)?);
         (header.traffic_class(), header.hop_limit())
     } else {
+        if !ipv4::adds_up(header) {
+            return Err(DropReason::Ipv4Checksum);
+        }
         let header = Ipv4(header.first_chunk().ok_or(DropReason::Truncated)?);
         (header.tos(), header.ttl())
     };
