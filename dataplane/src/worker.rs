@@ -166,7 +166,7 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
         let now = self.clock.now();
         self.count_turn_before();
-        self.line.state.peers.refresh(&self.line.rules, now);
+        self.line.state.peers.refresh(&self.line.rules, &self.line.counters, now);
         let mut busy = false;
         for port in (0..self.device.port_count()).map(|port| PortIndex(port as u16)) {
             busy |= self.poll_port(port, now);

@@ -241,6 +241,12 @@ impl Admission<'_> {
             None => self.choose_and_connect()?,
         };
         self.state.open(index, self.counters);
+        if self.service.has_thresholds
+            && let Some(entry) = self.state.table.entry(index)
+        {
+            // Whoever comes next, and wherever, finds it full: not only who asks before the next connection ends.
+            self.state.peers.look(entry.backend(), self.rules, self.counters);
+        }
         Ok(index)
     }
 }
