@@ -230,7 +230,12 @@ fn admit(
 
 /// Whether a SYN that meets a connection which is over opens a new one.
 fn gives_way(over: &Entry, rules: &Ruleset) -> bool {
-    rules.service(over.service).is_none_or(|service| service.policy.reuse == Reuse::WhenOver)
+    let reuse = rules.service(over.service).map_or(Reuse::default(), |service| service.policy.reuse);
+    match reuse {
+        Reuse::WhenOver => true,
+        Reuse::WhenClosed => over.state.is_over(false),
+        Reuse::Never => false,
+    }
 }
 
 impl Admission<'_> {
