@@ -1,7 +1,8 @@
 //! What the other workers hold, for decisions that count all of them: least connections, thresholds, limits.
 //!
 //! Loads are read from the others' counters by a hand, [`LOADS_PER_MILLISECOND`] backends each millisecond, so what a
-//! scheduler sees of them is at most `count / LOADS_PER_MILLISECOND` milliseconds and one turn old, `count` being the
+//! scheduler sees of them is at most `count / LOADS_PER_MILLISECOND` milliseconds and one turn old (where turns are more than two
+//! milliseconds apart, `count / LOADS_PER_MILLISECOND / 2` turns), `count` being the
 //! backends of services that read loads; the worker's own are as of now. What must hold exactly is summed anew: a limit when
 //! a connection asks, a threshold of the backend that was chosen, and of the one that got a connection. That a backend fell
 //! below its lower threshold a second hand finds out, as fast as the first.
@@ -45,7 +46,7 @@ impl Peers {
     #[inline]
     pub fn load(&self, backend: BackendIndex, own: &WorkerCounters) -> Load {
         let others = self.loads.get(backend.as_usize()).copied().unwrap_or_default();
-        let own = own.backend(backend).load();
+        let own = own.load(backend);
         Load {
             active: own.active.saturating_add(others.active),
             inactive: own.inactive.saturating_add(others.inactive),
@@ -114,7 +115,7 @@ impl Peers {
             self.hand = next(self.hand, readers.len());
             let Some(&backend) = readers.get(self.hand) else { return };
             let mut sum = Load::default();
-            for load in self.counters.iter().map(|counters| counters.backend(backend).load()) {
+            for load in self.counters.iter().map(|counters| counters.load(backend)) {
                 sum.active = sum.active.saturating_add(load.active);
                 sum.inactive = sum.inactive.saturating_add(load.inactive);
             }
@@ -134,13 +135,6 @@ impl BackendCounters {
     /// Connections held.
     pub fn held(&self) -> u64 {
         difference(self.opened.value(), self.closed.value())
-    }
-
-    /// The load of one worker.
-    #[inline]
-    pub fn load(&self) -> Load {
-        let active = u32::try_from(self.active.value()).unwrap_or(0);
-        Load { active, inactive: (self.held() as u32).saturating_sub(active) }
     }
 }
 
@@ -168,10 +162,9 @@ mod tests {
 
     fn worker(opened: u64, closed: u64, active: u64) -> Arc<WorkerCounters> {
         let counters = WorkerCounters::default();
-        let backend = counters.backend(ONE);
-        backend.opened.set(opened);
-        backend.closed.set(closed);
-        backend.active.set(active);
+        (0..opened).for_each(|_| counters.count_opened(ONE, false));
+        (0..closed).for_each(|_| counters.count_closed(ONE, false));
+        (0..active).for_each(|_| counters.count_active(ONE, true));
         Arc::new(counters)
     }
 
@@ -183,7 +176,7 @@ mod tests {
         assert_eq!(peers.load(ONE, &own), Load { active: 3, inactive: 1 });
         peers.refresh(&rules, &own, Millis(1));
         assert_eq!(peers.load(ONE, &own), Load { active: 4, inactive: 8 });
-        other.backend(ONE).opened.set(11);
+        other.count_opened(ONE, false);
         assert_eq!(peers.load(ONE, &own), Load { active: 4, inactive: 8 }, "not yet");
         assert_eq!(peers.backend_connections(ONE, &own), 13, "summed anew");
         peers.refresh(&rules, &own, Millis(2));
@@ -223,7 +216,7 @@ mod tests {
         let mut peers = Peers::new(Box::new([Arc::clone(&other)]));
         let load_readers = (0..200).map(BackendIndex).collect();
         let rules = Ruleset { load_readers, ..Ruleset::default() };
-        (0..200).for_each(|n| other.backend(BackendIndex(n)).opened.set(1));
+        (0..200).for_each(|n| other.count_opened(BackendIndex(n), false));
         let own = worker(0, 0, 0);
         let seen =
             |peers: &Peers| (0..200).filter(|n| peers.load(BackendIndex(*n), &own).inactive == 1).count();

@@ -357,7 +357,7 @@ impl Narrator<'_> {
 
     /// Over all workers.
     fn load(&self, backend: BackendIndex) -> Load {
-        let loads = self.world.counters.iter().map(|counters| counters.backend(backend).load());
+        let loads = self.world.counters.iter().map(|counters| counters.load(backend));
         loads.fold(Load::default(), |sum, load| Load {
             active: sum.active + load.active,
             inactive: sum.inactive + load.inactive,

@@ -46,22 +46,25 @@ impl Admission<'_> {
     ) -> Result<(EntryIndex, BackendIndex), DropReason> {
         let mut refusal = DropReason::NoBackend;
         let mut tried = Tried::new();
-        while !tried.is_full() {
-            let Some(choice) = self.choose(&tried) else { break };
+        let (looks_at_all, members) = (self.service.scheduler.looks_at_all(), self.service.members.len());
+        self.state.effort.choose(looks_at_all, members);
+        while let Some(choice) = self.choose(&tried) {
             self.commit(choice);
             let Some(member) = self.service.members.get(choice.member) else { break };
-            if self.service.has_thresholds && self.state.peers.look(member.backend, self.rules, self.counters)
+            // Its last place may have gone at this moment, or the rules have lowered its threshold. From now on it is not chosen.
+            if !(self.service.has_thresholds
+                && self.state.peers.look(member.backend, self.rules, self.counters))
             {
-                // Its last place went at this moment, or the rules have lowered its threshold.
+                match take(self, member.backend) {
+                    Ok(index) => return Ok((self.with_second_choice(index, choice.member), member.backend)),
+                    Err(reason) if is_backends_own(reason) => refusal = reason,
+                    Err(reason) => return Err(reason),
+                }
                 tried.push(choice.member);
-                continue;
             }
-            match take(self, member.backend) {
-                Ok(index) => return Ok((self.with_second_choice(index, choice.member), member.backend)),
-                Err(reason) if is_backends_own(reason) => refusal = reason,
-                Err(reason) => return Err(reason),
+            if tried.is_full() || !self.state.effort.choose_again(looks_at_all, members) {
+                break;
             }
-            tried.push(choice.member);
         }
         match self.service.policy.sorry {
             Some(sorry) => take(self, sorry).map(|index| (index, sorry)),

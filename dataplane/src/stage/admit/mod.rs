@@ -100,7 +100,6 @@ pub fn run<P: PacketBuf>(
     now: Millis,
 ) {
     let moved_before = state.table.moved();
-    state.local_ports.begin_burst();
     let has_fragments = burst.has_fragments;
     for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
         if finding.verdict != Verdict::Forward || finding.entry != EntryIndex::NONE {
@@ -240,6 +239,7 @@ fn gives_way(over: &Entry, rules: &Ruleset) -> bool {
 
 impl Admission<'_> {
     fn open_connection(&mut self, named: Option<BackendIndex>) -> Result<EntryIndex, DropReason> {
+        self.state.effort.admit();
         self.check_limits()?;
         let index = match self.route(named, Self::connect)? {
             Some(index) => index,
