@@ -16,6 +16,7 @@ pub mod burst;
 pub mod checks;
 pub mod counters;
 pub mod device;
+pub mod effort;
 pub mod flow;
 pub mod fragments;
 pub mod index;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::adjacency::ClientStations;
 use crate::burst::Burst;
 use crate::counters::WorkerCounters;
+use crate::effort::Effort;
 use crate::flow::{Entry, FlowTable};
 use crate::fragments::{FragmentLimits, Fragments};
 use crate::index::{EntryIndex, SERVICES_MAX, WorkerIndex};
@@ -38,6 +39,8 @@ pub struct LineState {
     pub fragments: Fragments,
     /// The other workers.
     pub peers: Peers,
+    /// What newcomers have cost this turn.
+    pub effort: Effort,
     /// How much it still answers.
     pub reply_limits: ReplyLimits,
     /// What it tells its fragments by.
@@ -57,6 +60,7 @@ impl LineState {
             templates: None,
             fragments: Fragments::new(FragmentLimits::default()),
             peers: Peers::new(Box::default()),
+            effort: Effort::default(),
             reply_limits: ReplyLimits::default(),
             identifications: Identifications::new(worker, seed),
             path_reports: PathReports::default(),
@@ -73,12 +77,16 @@ impl LineState {
         Self { fragments: Fragments::new(limits), ..self }
     }
 
+    /// A turn begins: newcomers may cost something again.
+    pub fn begin_turn(&mut self) {
+        self.effort = Effort::default();
+        self.local_ports.begin_turn();
+    }
+
     /// Opens the accounts of a connection that is now in the table, given its first entry.
     pub fn open(&self, index: EntryIndex, counters: &WorkerCounters) {
         let Some(entry) = self.table.entry(index) else { return };
-        let backend = counters.backend(entry.backend());
-        backend.opened.add(1);
-        backend.active.add(u64::from(entry.state.is_active()));
+        counters.count_opened(entry.backend(), entry.state.is_active());
         let service = counters.service(entry.service);
         service.opened.add(1);
         service.half_open.add(u64::from(entry.state.is_half_open()));
@@ -86,9 +94,7 @@ impl LineState {
 
     /// Settles the accounts of a connection that is no longer in the table, given its first entry.
     pub fn settle(&mut self, entry: &Entry, counters: &WorkerCounters) {
-        let backend = counters.backend(entry.backend());
-        backend.closed.add(1);
-        backend.active.subtract(u64::from(entry.state.is_active()));
+        counters.count_closed(entry.backend(), entry.state.is_active());
         let service = counters.service(entry.service);
         service.closed.add(1);
         service.half_open.subtract(u64::from(entry.state.is_half_open()));

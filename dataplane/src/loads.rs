@@ -5,8 +5,8 @@ use arrayvec::ArrayVec;
 
 use crate::counters::WorkerCounters;
 use crate::peers::Peers;
-use crate::rules::Member;
 use crate::rules::scheduler::{Load, Loads};
+use crate::rules::{FullBackends, Member};
 
 /// Members tried for one connection: those without a known MAC, or without a free local port, are passed over.
 pub const ATTEMPTS_MAX: usize = 4;
@@ -23,10 +23,10 @@ pub struct MemberLoads<'a> {
     pub counters: &'a WorkerCounters,
     /// The other workers.
     pub peers: &'a Peers,
+    /// Who is at its connection threshold; `None` where no member has one, and who was may be no longer.
+    pub full: Option<&'a FullBackends>,
     /// Who could not take this connection.
     pub tried: &'a Tried,
-    /// Whether any of them has a connection threshold. Without, nobody looked who is full, and who was may be no longer.
-    pub has_thresholds: bool,
 }
 
 impl Loads for MemberLoads<'_> {
@@ -38,7 +38,7 @@ impl Loads for MemberLoads<'_> {
 
     #[inline]
     fn takes(&self, member: usize) -> bool {
-        let is_full = |member: &Member| self.has_thresholds && self.peers.was_full(member.backend);
+        let is_full = |member: &Member| self.full.is_some_and(|full| full.has(member.backend));
         !self.tried.contains(&member) && self.members.get(member).is_some_and(|member| !is_full(member))
     }
 }

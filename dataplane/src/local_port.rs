@@ -19,9 +19,9 @@ pub const L4_PORT_MIN: u16 = 1_024;
 /// Candidates tried for one connection. Its price: with 90 % of the ports towards one backend in use, spread evenly,
 /// one new connection in 800 is refused although a port is free.
 const TRIES: u32 = 64;
-/// Candidates tried for all new connections of a burst, so that the turn stays short when hardly a port is free. With 90 % of
+/// Candidates tried for all new connections of a turn, so that it stays short when hardly a port is free. With 90 % of
 /// the ports in use the connections of a whole burst need 320.
-const TRIES_PER_BURST: u32 = 512;
+const TRIES_PER_TURN: u32 = 512;
 /// Candidates tried with each backend even so.
 const TRIES_LEAST: u32 = 1;
 /// Pools there can be: of each port one of either family.
@@ -40,14 +40,14 @@ pub struct LocalPool {
 pub struct LocalPorts {
     cursors: [u64; LOCAL_POOLS_MAX],
     worker: WorkerIndex,
-    /// In this burst.
+    /// In this turn.
     tries_left: u32,
 }
 
 impl LocalPorts {
     /// Cursors that start at `seed`: random, so that a restarted director does not reuse at once what it used last.
     pub fn new(worker: WorkerIndex, seed: u64) -> Self {
-        Self { cursors: [seed; LOCAL_POOLS_MAX], worker, tries_left: TRIES_PER_BURST }
+        Self { cursors: [seed; LOCAL_POOLS_MAX], worker, tries_left: TRIES_PER_TURN }
     }
 
     /// The worker whose they are.
@@ -55,9 +55,9 @@ impl LocalPorts {
         self.worker
     }
 
-    /// A burst begins: there are tries for it again.
-    pub fn begin_burst(&mut self) {
-        self.tries_left = TRIES_PER_BURST;
+    /// A turn begins: there are tries for it again.
+    pub fn begin_turn(&mut self) {
+        self.tries_left = TRIES_PER_TURN;
     }
 
     /// A local address and l4_port for a connection to `backend`; `None` when all tried were taken by connections
@@ -237,7 +237,7 @@ mod tests {
             // From anywhere: nobody takes what is found here, so one that goes on would go round in a circle.
             let mut local_ports = LocalPorts::new(worker, random(number.into()));
             let found = local_ports.choose(rules, (0, &pool), BACKEND, 6, &table);
-            tries += TRIES_PER_BURST - local_ports.tries_left;
+            tries += TRIES_PER_TURN - local_ports.tries_left;
             refusals += u32::from(found.is_none());
         }
         (tries / (CONNECTIONS / 100), refusals)

@@ -95,6 +95,8 @@ pub struct Worker<D: Device, C: Clock> {
     hand: Hand,
     walks: Walks,
     queue: RulesQueue,
+    /// Where the next turn begins to poll: a port, or behind the last one the other workers.
+    next_source: usize,
     /// When the turn before began, in the clock's ticks, and whether it found something to do.
     turn_before: (u64, bool),
 }
@@ -113,7 +115,8 @@ impl<D: Device, C: Clock> Worker<D, C> {
         let line = Line { rules: Arc::default(), state, counters, worker };
         let (burst, hand) = (Burst::default(), Hand::default());
         let (walks, turn_before) = (Walks::default(), (0, false));
-        Self { line, device, clock, burst, outboxes, hand, walks, queue, turn_before }
+        let next_source = 0;
+        Self { line, device, clock, burst, outboxes, hand, walks, queue, next_source, turn_before }
     }
 
     /// Where control asks for walks over the flow table.
@@ -156,8 +159,14 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
     }
 
+    /// Which port the next turn polls first, for tests; as many as there are ports stands for the other workers.
+    pub fn next_source(&self) -> usize {
+        self.next_source
+    }
+
     /// One turn: a burst of every port, a burst of the neighbours, some housekeeping. Whether there was any
-    /// packet, or a walk went on.
+    /// packet, or a walk went on. When newcomers have cost enough the rest of the bursts is the next turn's, which begins
+    /// with them.
     pub fn turn(&mut self) -> bool {
         self.take_up_rules();
         if self.line.rules.revision == 0 {
@@ -166,21 +175,9 @@ impl<D: Device, C: Clock> Worker<D, C> {
         }
         let now = self.clock.now();
         self.count_turn_before();
-        self.line.state.peers.refresh(&self.line.rules, now);
-        let mut busy = false;
-        for port in (0..self.device.port_count()).map(|port| PortIndex(port as u16)) {
-            busy |= self.poll_port(port, now);
-            busy |= self.send_for_others(port);
-        }
-        if self.line.rules.worker_count > 1 {
-            // A burst for each other worker: with fewer, what they steer here would pile up and be lost.
-            for _ in 1..self.line.rules.worker_count {
-                if !self.poll_steered(now) {
-                    break;
-                }
-                busy = true;
-            }
-        }
+        self.line.state.peers.refresh(&self.line.rules, &self.line.counters, now);
+        self.line.state.begin_turn();
+        let busy = self.poll(now);
         let walked = self.walk(now);
         self.sweep(now);
         let counters = &self.line.counters;
@@ -188,6 +185,42 @@ impl<D: Device, C: Clock> Worker<D, C> {
         counters.idle_turns.add(u64::from(!busy));
         self.turn_before.1 = busy || walked;
         self.turn_before.1
+    }
+
+    /// Takes a burst of each source, the one after which the turn before had enough first; whether there was any packet.
+    fn poll(&mut self, now: Millis) -> bool {
+        let ports = self.device.port_count();
+        let first = std::mem::take(&mut self.next_source);
+        let mut busy = false;
+        for source in (first..=ports).chain(0..first) {
+            if source < ports {
+                let port = PortIndex(source as u16);
+                busy |= self.poll_port(port, now);
+                busy |= self.send_for_others(port);
+            } else {
+                busy |= self.poll_others(now);
+            }
+            if self.line.state.effort.is_enough() {
+                self.next_source = (source + 1) % (ports + 1);
+                break;
+            }
+        }
+        busy
+    }
+
+    /// A burst for each other worker: with fewer, what they steer here would pile up and be lost.
+    fn poll_others(&mut self, now: Millis) -> bool {
+        let mut busy = false;
+        for _ in 1..self.line.rules.worker_count {
+            if !self.poll_steered(now) {
+                break;
+            }
+            busy = true;
+            if self.line.state.effort.is_enough() {
+                break;
+            }
+        }
+        busy
     }
 
     /// A turn ends where the next one begins: so the clock is read once a turn.

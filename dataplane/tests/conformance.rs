@@ -134,6 +134,10 @@ fn recorded() -> PathBuf {
 fn runs(kind: &str) -> Vec<Value> {
     let file = recorded().join(format!("{kind}.json"));
     if !recorded().exists() {
+        println!(
+            "{kind}: no recordings of IPVS at {}: compared with the few written down here",
+            recorded().display()
+        );
         let all = few();
         return all.into_iter().filter(|run| run["scheduler"] == kind).collect();
     }

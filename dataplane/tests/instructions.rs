@@ -73,6 +73,30 @@ fn a_packet_of_1_500_bytes_costs_what_one_of_64_costs() {
     }
 }
 
+/// Whatever waits in the rings: with the hardest newcomers, three bursts of them from other workers besides the port's.
+#[test]
+fn a_turn_costs_no_more_with_newcomers_of_other_workers_waiting() {
+    let scale = example("scale");
+    let [alone, of_four] = ["1", "4"]
+        .map(|workers| callgrind(&scale, Some("scale::count::turns"), &["count", "turn", workers]).0);
+    println!("30 turns of newcomers: {alone} instructions of one worker, {of_four} of one of four");
+    assert!(alone > 1_000_000, "{alone} instructions: nothing was counted");
+    // Who is one of four reads the others' counters as well.
+    assert!(of_four * 100 <= alone * 140, "{alone} of one worker, {of_four} of one of four");
+}
+
+/// Under 5 ms for 1,000 backends. 17 million instructions were 2.8 ms (docs/schedulers.md), so 5 ms are 30 million. What is
+/// hardly optimized takes more.
+#[test]
+fn a_maglev_table_of_a_thousand_backends_is_built_in_under_five_milliseconds_of_instructions() {
+    let scale = example("scale");
+    let count = callgrind(&scale, Some("scale::count::tables"), &["count", "maglev", "1000"]).0;
+    println!("Maglev table of 1,000 backends: {count} instructions");
+    assert!(count > 500_000, "{count} instructions: nothing was counted");
+    let most = if cfg!(debug_assertions) { 150_000_000 } else { 30_000_000 };
+    assert!(count <= most, "{count} instructions");
+}
+
 #[test]
 fn insert_lookup_and_removal_cost_the_same_in_a_full_table_as_in_an_empty_one() {
     let scale = example("scale");

@@ -16,7 +16,7 @@ use dataplane::memory::MemoryPacket;
 use dataplane::packet::PacketBuf;
 use dataplane::persistence::Templates;
 use dataplane::rules::scheduler::SchedulerKind;
-use dataplane::rules::{Flows, Load, ServiceState};
+use dataplane::rules::{Flows, Load, Ruleset, ServiceState};
 use dataplane::stage::admit::match_service;
 use dataplane::stage::framing;
 use dataplane::time::Millis;
@@ -108,7 +108,9 @@ fn walked(
     burst: &mut Burst<MemoryPacket>,
     counters: Arc<WorkerCounters>,
 ) -> anyhow::Result<(Line, Notes)> {
-    let rules = Arc::clone(&world.ruleset);
+    // What is found out here about thresholds is not for the workers.
+    let full = Arc::new(world.ruleset.full.as_ref().clone());
+    let rules = Arc::new(Ruleset { full, ..world.ruleset.as_ref().clone() });
     let table = FlowTable::new(TABLE_ENTRIES, Backing::Plain, SECRET).context("memory")?;
     let mut state = LineState::new(table, worker, &world.macs, 0)
         .with_peers(world.counters.clone().into_boxed_slice())
@@ -120,7 +122,8 @@ fn walked(
     }
     state.templates = Some(Templates::new(16, [1, 2]));
     // The hand over the others' loads goes so far in a turn; here there is time for all.
-    (1..=rules.load_readers.len() as u32).for_each(|ms| state.peers.refresh(&rules, Millis(ms)));
+    let backends = rules.load_readers.len().max(rules.bounded.len()) as u32;
+    (1..=backends).for_each(|ms| state.peers.refresh(&rules, &counters, Millis(ms)));
     let mut line = Line { rules, state, counters, worker };
     let mut notes = Notes::default();
     line.walk_before(burst, origin, Millis(0), &mut notes);
@@ -354,7 +357,7 @@ impl Narrator<'_> {
 
     /// Over all workers.
     fn load(&self, backend: BackendIndex) -> Load {
-        let loads = self.world.counters.iter().map(|counters| counters.backend(backend).load());
+        let loads = self.world.counters.iter().map(|counters| counters.load(backend));
         loads.fold(Load::default(), |sum, load| Load {
             active: sum.active + load.active,
             inactive: sum.inactive + load.inactive,

@@ -46,7 +46,8 @@ pub fn no_flow_word(no_flow: NoFlow) -> &'static str {
 }
 
 /// `reuse`
-pub(super) const REUSE: Words<Reuse, 2> = [("when-over", Reuse::WhenOver), ("never", Reuse::Never)];
+pub(super) const REUSE: Words<Reuse, 3> =
+    [("when-over", Reuse::WhenOver), ("when-closed", Reuse::WhenClosed), ("never", Reuse::Never)];
 
 /// `on_timeout`
 pub(super) const ON_TIMEOUT: Words<OnTimeout, 2> =

@@ -41,7 +41,8 @@ impl Mix {
 
 fn usage() -> ! {
     eprintln!(
-        "usage: scale table ENTRIES | scale turns ENTRIES RUNS | scale count insert|hit|miss|remove FILL_PERCENT"
+        "usage: scale table ENTRIES | scale turns ENTRIES RUNS | scale count insert|hit|miss|remove FILL_PERCENT \
+         | scale count turn WORKERS | scale count maglev BACKENDS"
     );
     std::process::exit(2);
 }

@@ -7,21 +7,23 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use cpu::Backing;
+use dataplane::adjacency::Adjacency;
 use dataplane::counters::WorkerCounters;
 use dataplane::device::{BURST_MAX, Device, Packets, Transmitted};
-use dataplane::flow::FlowTable;
 use dataplane::flow::expiry::SWEEP_PERIOD_MS;
+use dataplane::flow::{FlowKey, FlowTable};
 use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::line::LineState;
 use dataplane::local_port::LocalPool;
 use dataplane::memory::MemoryPacket;
 use dataplane::packet::PacketBuf;
-use dataplane::rules::{Mode, Ruleset};
+use dataplane::rules::{ClientPart, Mode, Ruleset};
+use dataplane::wire::{AddressPair, PortPair};
 use dataplane::worker::{Publication, RulesQueue, Worker};
 
 use crate::common::director::{SECRET, TestClock};
 use crate::common::frames::{ACK, Frame, SYN};
-use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, VIP, states};
+use crate::common::rules::{BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, VIP, states, with_service};
 use crate::common::ruleset;
 use crate::{Mix, cpu_ns, resident_bytes};
 
@@ -40,10 +42,22 @@ const SERVICES: [ServiceSpec; 2] = [
 const FOUR_BACKENDS: [ServiceSpec; 1] =
     [ServiceSpec { protocol: TCP, l4_port: 8080, mode: Mode::Fullnat, scheduler: "rr", weights: &[1; 4] }];
 
+const THOUSAND_BACKENDS: [ServiceSpec; 1] = [ServiceSpec {
+    protocol: TCP,
+    l4_port: 8080,
+    mode: Mode::Fullnat,
+    scheduler: "wlc",
+    weights: &[1; 1_000],
+}];
+/// Workers where several share the traffic.
+const WORKERS: u16 = 4;
+
 /// Two ports of plain memory: what is to be received is laid out before the turn, what was sent is taken after it.
 #[derive(Default)]
 struct Ports {
     waiting: [Vec<MemoryPacket>; 2],
+    /// By the other workers.
+    steered: Vec<MemoryPacket>,
     to_backends: Vec<MemoryPacket>,
     spare: Vec<MemoryPacket>,
 }
@@ -68,7 +82,10 @@ impl Device for Ports {
         None
     }
 
-    fn receive_steered(&mut self, _into: &mut Packets<MemoryPacket>) {}
+    fn receive_steered(&mut self, into: &mut Packets<MemoryPacket>) {
+        let count = self.steered.len().min(BURST_MAX);
+        into.extend(self.steered.drain(..count));
+    }
 
     fn steer(&mut self, _owner: WorkerIndex, _packets: &mut Packets<MemoryPacket>) {}
 
@@ -96,15 +113,21 @@ struct Bench {
 
 impl Bench {
     fn new(capacity: u32, services: &[ServiceSpec], local_addresses: u8) -> Self {
+        Self::with(capacity, ruleset(1, services), local_addresses)
+    }
+
+    /// As many workers as the rules say, of which the first is looked at.
+    fn with(capacity: u32, rules: Ruleset, local_addresses: u8) -> Self {
         let table = FlowTable::new(capacity, Backing::Auto, SECRET).expect("memory for the table");
-        let state = LineState::new(table, WorkerIndex(0), &PORT_MACS, 0);
+        let others = (1..rules.worker_count).map(|_| Arc::default()).collect();
+        let state = LineState::new(table, WorkerIndex(0), &PORT_MACS, 0).with_peers(others);
         let (clock, counters, queue) = (TestClock::default(), Arc::default(), RulesQueue::default());
         let ports = Ports::default();
         let worker =
             Worker::new(ports, clock.clone(), WorkerIndex(0), state, Arc::clone(&counters), queue.clone());
         let addresses = (0..local_addresses).map(|number| IpAddr::from([10, 0, 7, number])).collect();
         let pool = LocalPool { addresses };
-        let rules = Ruleset { local_pools: Arc::new([pool]), ..ruleset(1, services) };
+        let rules = Ruleset { local_pools: Arc::new([pool]), ..rules };
         let publication =
             Publication { states: states(rules.services.len()), ruleset: Arc::new(rules), templates: None };
         queue.publish(publication).expect("the queue is empty");
@@ -148,6 +171,35 @@ impl Bench {
             }
             ports.waiting[FRONT.as_usize()].push(packet);
         }
+    }
+
+    /// Whether the first of several workers owns the client of this number, as [`Bench::arrive`] makes it.
+    fn is_own(&self, client: u64) -> bool {
+        let [a, b, c, d, e, f, ..] = Mix(client).next().to_be_bytes();
+        let key = FlowKey {
+            addresses: AddressPair::new(Ipv4Addr::new(a, b, c, d), VIP).into(),
+            ports: PortPair::new(u16::from_be_bytes([e, f]), 8080),
+            protocol: TCP,
+        };
+        self.worker.line().rules.owner_by(ClientPart::Endpoint, &key) == WorkerIndex(0)
+    }
+
+    /// Fills the front port's burst with SYNs of clients from number `next` on that this worker owns, and the ring from
+    /// three others with SYNs of whomever; the number after the last.
+    fn arrive_from_all(&mut self, mut next: u64) -> u64 {
+        while self.worker.device_mut().waiting[FRONT.as_usize()].len() < BURST_MAX {
+            if self.is_own(next) {
+                self.arrive(Like::Segment, std::iter::once(next), SYN);
+            }
+            next += 1;
+        }
+        let at_port = std::mem::take(&mut self.worker.device_mut().waiting[FRONT.as_usize()]);
+        let missing = (usize::from(WORKERS) - 1) * BURST_MAX - self.worker.device_mut().steered.len();
+        self.arrive(Like::Segment, next..next + missing as u64, SYN);
+        let ports = self.worker.device_mut();
+        let steered = std::mem::replace(&mut ports.waiting[FRONT.as_usize()], at_port);
+        ports.steered.extend(steered);
+        next + missing as u64
     }
 
     /// Lays out the backends' answers to what the last turn sent them; or what was sent is forgotten.
@@ -198,6 +250,92 @@ fn opening(bench: &mut Bench, first: u64, turns: u32, answers: bool) -> Vec<u32>
     bench.answer(answers);
     bench.turn();
     times
+}
+
+/// A worker of four, of which each gets more newcomers than it can take: by its port and from the other three.
+fn several_workers(services: &[ServiceSpec], capacity: u32, turns: u32, is_hard: bool) -> Vec<u32> {
+    let mut rules = ruleset(WORKERS, services);
+    if is_hard {
+        rules = hard(rules);
+    }
+    let mut bench = Bench::with(capacity, rules, 16);
+    let mut next = 0;
+    let mut times = Vec::with_capacity(turns as usize);
+    for _ in 0..turns {
+        bench.answer(false);
+        next = bench.arrive_from_all(next);
+        times.push(bench.turn());
+    }
+    times
+}
+
+/// One worker and its hardest newcomers: a thousand backends that have thresholds, of which the scheduler looks at all, and
+/// half cannot be reached. With several workers three more bursts of them wait in the rings.
+pub(crate) struct Newcomers {
+    bench: Bench,
+    next: u64,
+}
+
+impl Newcomers {
+    pub(crate) fn new(workers: u16) -> Self {
+        assert!(workers == 1 || workers == WORKERS);
+        Self { bench: Bench::with(1 << 14, hard(ruleset(workers, &THOUSAND_BACKENDS)), 16), next: 0 }
+    }
+
+    /// Lays out what waits for the next turn.
+    pub(crate) fn lay_out(&mut self) {
+        self.bench.answer(false);
+        if self.bench.worker.line().rules.worker_count > 1 {
+            self.next = self.bench.arrive_from_all(self.next);
+        } else {
+            self.bench.arrive(Like::Segment, self.next..self.next + BURST, SYN);
+            self.next += BURST;
+        }
+    }
+
+    pub(crate) fn turn(&mut self) {
+        self.bench.turn();
+    }
+
+    pub(crate) fn connections(&self) -> u32 {
+        self.bench.used() / 2
+    }
+}
+
+/// Every backend has a threshold, and half of them cannot be reached: those that a scheduler which reads loads prefers, as
+/// they never get a connection.
+fn hard(mut rules: Ruleset) -> Ruleset {
+    let mut backends = rules.backends.to_vec();
+    for backend in &mut backends {
+        (backend.connections_upper, backend.connections_lower) = (1_000_000, 750_000);
+    }
+    rules.backends = backends.into();
+    let mut adjacencies = rules.adjacencies.to_vec();
+    adjacencies.iter_mut().step_by(2).for_each(|way| *way = Adjacency::UNRESOLVED);
+    rules.adjacencies = adjacencies.into();
+    for index in 0..rules.services.len() {
+        rules = with_service(rules, index, |service| service.has_thresholds = true);
+    }
+    rules
+}
+
+/// A thousand backends, of which the scheduler looks at each for each newcomer.
+fn thousand_backends() -> Vec<Phase> {
+    let (capacity, turns) = (1 << 19, 4_000);
+    let mut bench = Bench::new(capacity, &THOUSAND_BACKENDS, 16);
+    let alone = opening(&mut bench, 0, turns, true);
+    let mut bench = Bench::with(capacity, hard(ruleset(1, &THOUSAND_BACKENDS)), 16);
+    let hard_alone = opening(&mut bench, 0, turns, true);
+    vec![
+        ("wlc of 1,000: 32 new, 32 first answers", alone),
+        ("the same, thresholds, half out of reach", hard_alone),
+        ("of 4 workers, 32 new and 96 steered", several_workers(&SERVICES[..1], 1 << 21, 40_000, false)),
+        ("the same, wlc of 1,000", several_workers(&THOUSAND_BACKENDS, capacity, turns, false)),
+        (
+            "the same, thresholds, half out of reach",
+            several_workers(&THOUSAND_BACKENDS, capacity, turns, true),
+        ),
+    ]
 }
 
 fn at_scale(capacity: u32) -> Vec<Phase> {
@@ -280,6 +418,7 @@ pub(crate) fn run(capacity: u32, runs: u32) {
         let mut phases = at_scale(capacity);
         phases.extend(without_local_ports());
         phases.extend(rules_taken_up());
+        phases.extend(thousand_backends());
         if run == 0 {
             least = phases;
             continue;

@@ -208,8 +208,8 @@ impl TcpState {
     }
 
     /// Whether a SYN from the client opens a connection anew, to be scheduled like any other: the one before is
-    /// over. IPVS does so by default (`conn_reuse_mode = 1`), where answers bypass the director also after the
-    /// client's FIN (mode 2), as nothing more can be seen of such a connection.
+    /// over. IPVS does so by default (`conn_reuse_mode = 1`); with mode 2, where answers bypass the director, also after the
+    /// client's FIN, as nothing more can be seen of such a connection.
     #[inline(always)]
     pub const fn is_over(self, answers_bypass: bool) -> bool {
         matches!(self, Self::TimeWait | Self::Close | Self::SctpClosed)

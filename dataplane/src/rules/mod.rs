@@ -6,6 +6,7 @@
 mod address_map;
 mod decap;
 pub mod encapsulation;
+mod full;
 mod map;
 mod policy;
 mod rate;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 pub use address_map::{AddressMap, AddressSet};
 pub use decap::Decap;
 pub use encapsulation::{Carrier, Encapsulation, Inner, QuotedTunnel, Source, Tunnel, TunnelEnds};
+pub use full::FullBackends;
 pub use policy::{
     ClientAddress, Fate, Flows, Limits, Mss, NoBackend, NoFlow, OnTimeout, Persistence, Policy, Reuse,
     Timeouts,
@@ -82,6 +84,10 @@ pub struct Ruleset {
     pub backends: Arc<[Backend]>,
     /// Backends whose load over all workers somebody reads: members of services with a scheduler that does.
     pub load_readers: Arc<[BackendIndex]>,
+    /// Backends of services that have thresholds of connections, those without one of their own too.
+    pub bounded: Arc<[BackendIndex]>,
+    /// Which of them rest; the same over every revision.
+    pub full: Arc<FullBackends>,
     /// Next hops towards backends, by [`BackendIndex`].
     pub adjacencies: Arc<[Adjacency]>,
     /// The outer headers of tunnels, by [`BackendIndex`]; beyond its end, and where there is none, nothing is put in a tunnel.

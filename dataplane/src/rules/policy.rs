@@ -146,10 +146,13 @@ pub enum NoFlow {
 /// What a SYN on a known connection does (IPVS: `conn_reuse_mode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Reuse {
-    /// Opens a new connection when the one before is over.
+    /// Opens a new connection when the one before is over: closed, or, where answers bypass the director, closed by the client,
+    /// after which no more of it can be seen (IPVS: 2).
     #[default]
     WhenOver,
-    /// Goes to the backend of the one before.
+    /// Opens one when the one before is closed from both ends or reset (IPVS: 1, its default).
+    WhenClosed,
+    /// Goes to the backend of the one before (IPVS: 0).
     Never,
 }
 

@@ -181,6 +181,11 @@ impl Director {
         for (index, active) in self.active_connections().into_iter().enumerate() {
             let counted = self.counters.backend(BackendIndex(index as u32)).active.value();
             assert_eq!(counted, active, "active connections of backend {index}");
+            let backend = BackendIndex(index as u32);
+            let load = self.counters.load(backend);
+            let held = self.counters.backend(backend).held();
+            let told = (u64::from(load.active), u64::from(load.active + load.inactive));
+            assert_eq!(told, (active, held), "the load of backend {index}, as schedulers see it");
         }
     }
 }

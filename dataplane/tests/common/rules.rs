@@ -88,6 +88,7 @@ pub(crate) fn ruleset(worker_count: u16, services: &[ServiceSpec]) -> Ruleset {
         matcher: Arc::new(keys.collect()),
         services: built.into(),
         load_readers: (0..backends.len() as u32).map(BackendIndex).collect(),
+        bounded: (0..backends.len() as u32).map(BackendIndex).collect(),
         adjacencies: (0..backends.len()).map(adjacency).collect(),
         backends: backends.into(),
         encapsulations: Arc::default(),

@@ -2,14 +2,16 @@
 //! then.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use dataplane::flow::tcp_state::TcpState;
 use dataplane::index::BackendIndex;
 use dataplane::rules::{Limits, Mode, NoBackend, Ruleset};
 use dataplane::verdict::DropReason;
 
+use super::spread;
 use crate::common::frames::{ACK, Decoded, RST, SYN};
-use crate::common::rules::{ServiceSpec, TCP, VIP, with_backend, with_service};
+use crate::common::rules::{FRONT, ServiceSpec, TCP, VIP, with_backend, with_service};
 use crate::common::{Director, Frame, ruleset};
 
 const SECOND_MS: u32 = 1_000;
@@ -104,6 +106,94 @@ fn a_backend_at_its_upper_threshold_rests_until_it_falls_below_the_lower() {
     assert_eq!(opened(&director), 6, "two again, up to four");
 }
 
+/// One backend, which takes four connections at most and new ones again below three.
+fn bounded(worker_count: u16) -> Ruleset {
+    let spec = ServiceSpec { protocol: TCP, l4_port: 80, mode: Mode::Dr, scheduler: "rr", weights: &[1] };
+    let rules = with_backend(ruleset(worker_count, &[spec]), 0, |backend| {
+        (backend.connections_upper, backend.connections_lower) = (4, 3);
+    });
+    with_service(rules, 0, |service| {
+        service.has_thresholds = true;
+        service.policy.no_backend = NoBackend::Drop;
+    })
+}
+
+#[test]
+fn the_connection_that_reaches_the_upper_threshold_fills_the_backend_though_nobody_comes_then() {
+    let mut director = Director::new(bounded(1));
+    for client_port in 1..=4 {
+        assert!(send(&mut director, client_port, SYN).is_some());
+        assert!(send(&mut director, client_port, ACK).is_some());
+    }
+    send(&mut director, 1, RST);
+    director.wait(TcpState::Close.timeout_ms() + 5 * SECOND_MS);
+    assert_eq!(director.table_used(), 3);
+    assert_eq!(send(&mut director, 5, SYN), None, "three are not below three");
+    assert_eq!(director.drops(), [(DropReason::BackendFull, 1)]);
+    send(&mut director, 2, RST);
+    director.wait(TcpState::Close.timeout_ms() + 5 * SECOND_MS);
+    assert!(send(&mut director, 6, SYN).is_some());
+}
+
+#[test]
+fn a_worker_that_nobody_asked_while_the_backend_was_full_keeps_to_the_lower_threshold_too() {
+    let mut team = spread::team(&bounded(4), 0);
+    // Wherever a client comes in, the worker that owns it admits it.
+    let client = |number: u16| (Ipv4Addr::new(198, 51, 100, 7), 3_000 + number);
+    let send = |team: &mut super::workers::Team, number: u16, flags| {
+        let passed = team.pass(0, FRONT, &Frame::tcp(client(number), (VIP, 80), flags));
+        passed.map(|(worker, ..)| worker)
+    };
+    let owners: Vec<_> = (0..4).filter_map(|number| send(&mut team, number, SYN)).collect();
+    assert_eq!(owners.len(), 4);
+    (0..4).for_each(|number| assert!(send(&mut team, number, ACK).is_some()));
+    let end_one = |team: &mut super::workers::Team, number: u16| {
+        team.pass(0, FRONT, &Frame::tcp(client(number), (VIP, 80), RST));
+        team.0.iter_mut().for_each(|director| director.wait(TcpState::Close.timeout_ms() + 5 * SECOND_MS));
+    };
+    end_one(&mut team, 0);
+    let held = |team: &super::workers::Team| {
+        let backend = |director: &Director| {
+            let backend = director.counters.backend(BackendIndex(0));
+            backend.opened.value() - backend.closed.value()
+        };
+        team.0.iter().map(backend).sum::<u64>()
+    };
+    assert_eq!(held(&team), 3);
+    let taken: Vec<_> = (10..60).filter_map(|number| send(&mut team, number, SYN)).collect();
+    assert!(taken.is_empty(), "three are not below three, at workers {taken:?} either");
+    assert!(team.0.iter().all(|director| director.counters.dropped(DropReason::BackendFull).value() > 0));
+    end_one(&mut team, 1);
+    let taken = (60..110).filter(|number| send(&mut team, *number, SYN).is_some()).count();
+    assert_eq!((taken, held(&team)), (2, 4), "two again, up to four");
+    // The flag belongs to the backend: it outlives a reload.
+    end_one(&mut team, 2);
+    let rules = team.0[0].worker.line().rules.as_ref().clone();
+    team.publish(&Ruleset { revision: rules.revision + 1, ..rules });
+    assert_eq!((110..160).filter_map(|number| send(&mut team, number, SYN)).next(), None);
+}
+
+/// Control gives a slot to another backend, or the rules lift or raise a threshold: nobody asks, the workers look.
+#[test]
+fn a_threshold_that_is_lifted_or_raised_lets_connections_in_within_a_millisecond() {
+    let full = || {
+        let mut director = Director::new(bounded(1));
+        (1..=5).for_each(|client_port| _ = send(&mut director, client_port, SYN));
+        assert_eq!(director.drops(), [(DropReason::BackendFull, 1)]);
+        director
+    };
+    for upper in [0, 10] {
+        let mut director = full();
+        let rules = director.worker.line().rules.as_ref().clone();
+        let rules = with_backend(rules, 0, |backend| {
+            (backend.connections_upper, backend.connections_lower) = (upper, upper);
+        });
+        director.publish(Ruleset { revision: 2, ..rules });
+        director.wait(1);
+        assert!(send(&mut director, 9, SYN).is_some(), "at most {upper}");
+    }
+}
+
 #[test]
 fn with_every_backend_full_the_sorry_server_takes_what_comes() {
     let full = |rules: Ruleset, index| {
@@ -126,6 +216,8 @@ fn with_every_backend_full_the_sorry_server_takes_what_comes() {
         service.members = service.members[..1].into();
         service.policy.sorry = Some(BackendIndex(1));
     });
+    // Another director's.
+    let rules = Ruleset { full: Arc::default(), ..rules };
     let mut director = Director::new(rules);
     let outcomes: Vec<_> = (1..=4).map(|client_port| send(&mut director, client_port, SYN)).collect();
     assert_eq!(outcomes, [Some(0), Some(1), Some(1), Some(1)]);

@@ -10,6 +10,7 @@ mod checksums;
 mod client_address;
 mod datagrams;
 mod echo;
+mod effort;
 mod fragments;
 mod framing;
 mod full_table;

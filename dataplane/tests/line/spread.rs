@@ -26,7 +26,7 @@ const CONNECTIONS: u64 = 10_000;
 const A_MILLISECOND: u64 = 20;
 
 /// Workers that see each other's counters, and schedulers that begin where the seed says, as in a real director.
-fn team(rules: &Ruleset, seed: u64) -> Team {
+pub(crate) fn team(rules: &Ruleset, seed: u64) -> Team {
     let counters: Vec<Arc<WorkerCounters>> = (0..WORKERS).map(|_| Arc::default()).collect();
     let director = |index: u16| {
         let own = usize::from(index);

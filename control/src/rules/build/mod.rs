@@ -403,6 +403,8 @@ impl Builder {
             encapsulations: self.encapsulations(),
             decap: rules.decap.as_ref().map(|decap| Arc::new(tunnels::decap(decap))),
             load_readers: self.load_readers(rules),
+            bounded: self.bounded(rules),
+            full: Arc::clone(&self.last.full),
             // Answers of NAT do not come by RSS to whoever has the connection.
             vips_are_plain: self.inside.is_empty() && self.vips.values().all(|vip| *vip == Vip::PLAIN),
             vips: Arc::new(self.vips.iter().map(|(vip, how)| (*vip, *how)).collect()),
@@ -415,8 +417,20 @@ impl Builder {
     fn load_readers(&self, rules: &Rules) -> Arc<[BackendIndex]> {
         let reads =
             |service: &&Arc<checked::Service>| self.worker_count > 1 && service.scheduler.kind.reads_loads();
-        let asking = rules.services.iter().filter(reads);
-        let keys = asking.filter_map(|service| Some((service.key()?, service)));
+        self.members_of(rules.services.iter().filter(reads))
+    }
+
+    /// The members of services that have thresholds.
+    fn bounded(&self, rules: &Rules) -> Arc<[BackendIndex]> {
+        self.members_of(rules.services.iter().filter(|service| has_thresholds(service)))
+    }
+
+    /// The slots of the backends of `services`.
+    fn members_of<'s>(
+        &self,
+        services: impl Iterator<Item = &'s Arc<checked::Service>>,
+    ) -> Arc<[BackendIndex]> {
+        let keys = services.filter_map(|service| Some((service.key()?, service)));
         let members = keys.flat_map(|(key, service)| {
             service.backends.iter().map(move |backend| BackendKey::new(key, backend.endpoint))
         });
@@ -502,9 +516,13 @@ fn build_service(
         Mode::Snat => dataplane::rules::Mode::Snat,
     };
     let rate = before.map(|before| Arc::clone(&before.rate)).unwrap_or_default();
-    let has_thresholds = service.backends.iter().any(|backend| backend.thresholds.is_some());
+    let has_thresholds = has_thresholds(service);
     let policy = Policy { sorry, ..service.policy.clone() };
     Service { mode, scheduler, members: members.into(), has_thresholds, policy, rate, routes }
+}
+
+fn has_thresholds(service: &checked::Service) -> bool {
+    service.backends.iter().any(|backend| backend.thresholds.is_some())
 }
 
 fn vips_of(service: &checked::Service, is_ipv6: bool) -> impl Iterator<Item = Prefix> {

@@ -109,6 +109,11 @@ pub enum Scheduler {
 }
 
 impl Scheduler {
+    /// Whether a choice looks at every member, or at a few, however many there are.
+    pub const fn looks_at_all(&self) -> bool {
+        matches!(self, Self::Least(_) | Self::Locality(_) | Self::Failover | Self::Overflow)
+    }
+
     /// The member for a new connection with `key`; `None` when none that has a weight above 0 takes it.
     pub fn choose(
         &self,

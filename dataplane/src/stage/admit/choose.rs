@@ -44,21 +44,31 @@ impl Admission<'_> {
         &mut self,
         mut take: impl FnMut(&mut Self, BackendIndex) -> Result<EntryIndex, DropReason>,
     ) -> Result<(EntryIndex, BackendIndex), DropReason> {
-        let mut refusal = if self.look_for_full() { DropReason::BackendFull } else { DropReason::NoBackend };
+        let mut refusal = DropReason::NoBackend;
         let mut tried = Tried::new();
-        while !tried.is_full() {
-            let Some(choice) = self.choose(&tried) else { break };
+        let (looks_at_all, members) = (self.service.scheduler.looks_at_all(), self.service.members.len());
+        self.state.effort.choose(looks_at_all, members);
+        while let Some(choice) = self.choose(&tried) {
             self.commit(choice);
             let Some(member) = self.service.members.get(choice.member) else { break };
-            match take(self, member.backend) {
-                Ok(index) => return Ok((self.with_second_choice(index, choice.member), member.backend)),
-                Err(reason) if is_backends_own(reason) => refusal = reason,
-                Err(reason) => return Err(reason),
+            // Its last place may have gone at this moment, or the rules have lowered its threshold. From now on it is not chosen.
+            if !(self.service.has_thresholds
+                && self.state.peers.look(member.backend, self.rules, self.counters))
+            {
+                match take(self, member.backend) {
+                    Ok(index) => return Ok((self.with_second_choice(index, choice.member), member.backend)),
+                    Err(reason) if is_backends_own(reason) => refusal = reason,
+                    Err(reason) => return Err(reason),
+                }
+                tried.push(choice.member);
             }
-            tried.push(choice.member);
+            if tried.is_full() || !self.state.effort.choose_again(looks_at_all, members) {
+                break;
+            }
         }
         match self.service.policy.sorry {
             Some(sorry) => take(self, sorry).map(|index| (index, sorry)),
+            None if refusal == DropReason::NoBackend && self.all_are_full() => Err(DropReason::BackendFull),
             None => Err(refusal),
         }
     }
@@ -80,7 +90,8 @@ impl Admission<'_> {
     fn choose(&self, tried: &Tried) -> Option<Choice> {
         let Self { service, counters, newcomer, .. } = self;
         let (members, peers) = (&service.members[..], &self.state.peers);
-        let loads = MemberLoads { members, counters, peers, tried, has_thresholds: service.has_thresholds };
+        let full = service.has_thresholds.then_some(&*self.rules.full);
+        let loads = MemberLoads { members, counters, peers, full, tried };
         // Control sends a service's state along with the first rules that have it.
         let kept = self.state.services.get(self.index.as_usize())?.as_deref()?;
         service.scheduler.choose(&service.members, kept, &newcomer.key, &loads)
@@ -94,17 +105,12 @@ impl Admission<'_> {
         }
     }
 
-    /// Looks which members are at their thresholds; whether all with a weight are.
-    fn look_for_full(&mut self) -> bool {
-        if !self.service.has_thresholds {
-            return false;
-        }
-        let mut all_full = true;
-        for member in self.service.members.iter().filter(|member| member.weight > 0) {
-            let Some(backend) = self.rules.backend(member.backend) else { continue };
-            all_full &= self.state.peers.is_full(member.backend, backend, self.counters);
-        }
-        all_full
+    /// Whether all members that have a weight are at their thresholds.
+    fn all_are_full(&self) -> bool {
+        let mut with_weight = self.service.members.iter().filter(|member| member.weight > 0).peekable();
+        self.service.has_thresholds
+            && with_weight.peek().is_some()
+            && with_weight.all(|member| self.rules.full.has(member.backend))
     }
 
     /// The backend that `client` returns to. As with IPVS a threshold does not keep a client that returns away.

@@ -100,7 +100,6 @@ pub fn run<P: PacketBuf>(
     now: Millis,
 ) {
     let moved_before = state.table.moved();
-    state.local_ports.begin_burst();
     let has_fragments = burst.has_fragments;
     for (packet, finding) in burst.packets.iter().zip(&mut burst.findings) {
         if finding.verdict != Verdict::Forward || finding.entry != EntryIndex::NONE {
@@ -230,17 +229,29 @@ fn admit(
 
 /// Whether a SYN that meets a connection which is over opens a new one.
 fn gives_way(over: &Entry, rules: &Ruleset) -> bool {
-    rules.service(over.service).is_none_or(|service| service.policy.reuse == Reuse::WhenOver)
+    let reuse = rules.service(over.service).map_or(Reuse::default(), |service| service.policy.reuse);
+    match reuse {
+        Reuse::WhenOver => true,
+        Reuse::WhenClosed => over.state.is_over(false),
+        Reuse::Never => false,
+    }
 }
 
 impl Admission<'_> {
     fn open_connection(&mut self, named: Option<BackendIndex>) -> Result<EntryIndex, DropReason> {
+        self.state.effort.admit();
         self.check_limits()?;
         let index = match self.route(named, Self::connect)? {
             Some(index) => index,
             None => self.choose_and_connect()?,
         };
         self.state.open(index, self.counters);
+        if self.service.has_thresholds
+            && let Some(entry) = self.state.table.entry(index)
+        {
+            // Whoever comes next, and wherever, finds it full: not only who asks before the next connection ends.
+            self.state.peers.look(entry.backend(), self.rules, self.counters);
+        }
         Ok(index)
     }
 }

@@ -52,7 +52,8 @@ impl Admission<'_> {
         let index = prefixes.backend(self.newcomer.key.source())?;
         let backend = self.rules.backend(index)?;
         let takes = backend.service == self.index && backend.admits == Admits::New;
-        (takes && !self.state.peers.is_full(index, backend, self.counters)).then_some(index)
+        let is_full = self.service.has_thresholds && self.state.peers.look(index, self.rules, self.counters);
+        (takes && !is_full).then_some(index)
     }
 }
 

@@ -480,10 +480,11 @@ fn follow_state(
     if after == entry.state {
         return;
     }
-    let backend = counters.backend(entry.backend());
-    count_change(&backend.active, entry.state.is_active(), after.is_active());
+    if entry.state.is_active() != after.is_active() {
+        counters.count_active(entry.backend(), after.is_active());
+    }
     if (entry.state, after, sender) == (TcpState::SynRecv, TcpState::Close, Sender::Server) {
-        backend.refused.add(1);
+        counters.backend(entry.backend()).refused.add(1);
     }
     let half_open = &counters.service(entry.service).half_open;
     count_change(half_open, entry.state.is_half_open(), after.is_half_open());
