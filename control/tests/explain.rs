@@ -6,6 +6,7 @@ use std::process::Command;
 use control::capture::CaptureReader;
 use control::explain::{Explanation, Question, World, digits_of, explain};
 use control::rules::Rules;
+use dataplane::time::Millis;
 
 fn golden(name: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name).join(file)
@@ -41,6 +42,21 @@ fn the_first_packet_of_each_golden_is_told_as_it_was_replayed() {
             assert_eq!(told.reason.is_some(), told.verdict == "dropped", "{name}: {told}");
         }
     }
+}
+
+/// A token of the workers' bucket is taken by nobody who only asks.
+#[test]
+fn whoever_asks_uses_up_no_rate() {
+    let text = std::fs::read_to_string(golden("dr-tcp", "rules.toml")).unwrap();
+    let text = text.replacen("mode", "max_rate = 10\nmode", 1);
+    let world = World::offline(Rules::parse("rules.toml", &text).unwrap()).unwrap();
+    let came = frames(&golden("dr-tcp", "in.pcap"));
+    for _ in 0..100 {
+        assert_eq!(about(&world, &came[0]).verdict, "forwarded");
+    }
+    let service =
+        world.ruleset.services.iter().flatten().find(|service| service.policy.limits.rate.is_some());
+    assert!(service.unwrap().rate.take(10, Millis(5)), "of one in a tenth of a second");
 }
 
 #[test]

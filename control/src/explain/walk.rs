@@ -110,7 +110,10 @@ fn walked(
 ) -> anyhow::Result<(Line, Notes)> {
     // What is found out here about thresholds is not for the workers.
     let full = Arc::new(world.ruleset.full.as_ref().clone());
-    let rules = Arc::new(Ruleset { full, ..world.ruleset.as_ref().clone() });
+    // Nor takes it a token that a worker's next newcomer needs.
+    let services =
+        world.ruleset.services.iter().map(|service| service.as_ref().map(|service| detached(service)));
+    let rules = Arc::new(Ruleset { full, services: services.collect(), ..world.ruleset.as_ref().clone() });
     let table = FlowTable::new(TABLE_ENTRIES, Backing::Plain, SECRET).context("memory")?;
     let mut state = LineState::new(table, worker, &world.macs, 0)
         .with_peers(world.counters.clone().into_boxed_slice())
@@ -128,6 +131,14 @@ fn walked(
     let mut notes = Notes::default();
     line.walk_before(burst, origin, Millis(0), &mut notes);
     Ok((line, notes))
+}
+
+/// The same service with a rate of its own, of which nothing is used up.
+fn detached(service: &Arc<dataplane::rules::Service>) -> Arc<dataplane::rules::Service> {
+    match service.policy.limits.rate {
+        Some(_) => Arc::new(dataplane::rules::Service { rate: Arc::default(), ..service.as_ref().clone() }),
+        None => Arc::clone(service),
+    }
 }
 
 impl Narrator<'_> {
