@@ -16,6 +16,7 @@ pub mod explain;
 pub mod flows;
 pub mod framing;
 pub mod health;
+pub mod ipvsadm;
 pub mod kernel;
 pub mod launch;
 pub mod machine;
