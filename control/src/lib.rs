@@ -2,6 +2,7 @@
 //!
 //! [`director`] is the process: it reads [`rules`], opens what they name ([`ports`], [`launch`], [`kernel`]), and keeps
 //! the workers' rulesets up to date, [`health`] says which backends can serve. [`api`] is how it is asked; [`report`] and [`flows`] are what it answers.
+//! [`import`] writes rules from what LVS has.
 
 #![forbid(unsafe_code)]
 
@@ -16,6 +17,8 @@ pub mod explain;
 pub mod flows;
 pub mod framing;
 pub mod health;
+pub mod import;
+pub mod ipvsadm;
 pub mod kernel;
 pub mod launch;
 pub mod machine;

@@ -11,6 +11,7 @@ mod check;
 mod doctor;
 mod explain;
 mod flows;
+mod import;
 mod nic;
 mod replay;
 mod run;
@@ -30,6 +31,7 @@ enum Command {
     Doctor(doctor::Doctor),
     Explain(explain::Explain),
     Flows(flows::Flows),
+    Import(import::Import),
     Nic(nic::Nic),
     Replay(replay::Replay),
     Run(run::Run),
@@ -48,6 +50,7 @@ impl Cli {
             Command::Doctor(doctor) => doctor.run(),
             Command::Explain(explain) => explain.run(),
             Command::Flows(flows) => flows.run(),
+            Command::Import(import) => import.run(),
             Command::Nic(nic) => nic.run(),
             Command::Replay(replay) => replay.run(),
             Command::Run(run) => run.run(),

@@ -50,6 +50,7 @@ pub use health::{
 pub(crate) use near::nearest;
 pub use nested::{Nested, nested};
 pub use tls::Tls;
+pub(crate) use values::is_host;
 pub use words::no_flow_word;
 
 use error::{Problem, Problems};

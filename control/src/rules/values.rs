@@ -74,6 +74,11 @@ pub(super) fn host(text: &str) -> Result<IpAddr, Problem> {
     Ok(address)
 }
 
+/// Whether rules take `address` for that of a VIP or a backend.
+pub(crate) fn is_host(address: IpAddr) -> bool {
+    one_host(address).is_ok()
+}
+
 fn one_host(address: IpAddr) -> Result<(), Problem> {
     match address {
         IpAddr::V4(address) => one_host_v4(address),
