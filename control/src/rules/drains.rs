@@ -41,6 +41,11 @@ impl Drains {
         self.under_way.values().any(|drain| !drain.told && drain.is_over_at(now))
     }
 
+    /// The slot has another backend: the drain of the one before is not its own.
+    pub(super) fn forget(&mut self, slot: usize) {
+        self.under_way.remove(&slot);
+    }
+
     /// Begins, goes on with or ends the drain of the backend in `slot`, and says in its row what that comes to.
     pub(super) fn apply(&mut self, slot: usize, row: &mut Backend, timeout: Option<Duration>) {
         let Some(timeout) = timeout.filter(|_| row.admits != Admits::New) else {
@@ -102,6 +107,16 @@ mod tests {
         assert_eq!(at(&mut drains, 50, row(Admits::New, Fate::Finish), MINUTE), (Admits::New, Fate::Finish));
         assert_eq!(at(&mut drains, 70, gone, MINUTE), (Admits::Nobody, Fate::Finish));
         assert_eq!(at(&mut drains, 130, gone, MINUTE), (Admits::Nobody, Fate::Reset));
+    }
+
+    #[test]
+    fn another_backend_in_the_slot_begins_anew() {
+        let mut drains = Drains::default();
+        assert_eq!(at(&mut drains, 0, row(Admits::Nobody, Fate::Finish), MINUTE).1, Fate::Finish);
+        drains.forget(3);
+        let other = row(Admits::Returning, Fate::Finish);
+        assert_eq!(at(&mut drains, 100, other, MINUTE), (Admits::Returning, Fate::Finish));
+        assert_eq!(at(&mut drains, 160, other, MINUTE), (Admits::Nobody, Fate::Reset));
     }
 
     #[test]

@@ -337,6 +337,46 @@ fn who_left_the_rules_goes_as_its_service_says_and_comes_back_as_new() {
     assert_eq!([state(&gone, 0), state(&gone, 1)], [(Admits::Nobody, Fate::Reset); 2], "as it said last");
 }
 
+/// A census of nobody by workers that know the last rules.
+struct AllGone;
+
+impl Census for AllGone {
+    fn revision_in_force(&self) -> u64 {
+        u64::MAX
+    }
+
+    fn open_connections(&self, _backend_slot: usize) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_drain_ends_for_connections_and_for_clients_that_return_and_the_next_in_the_slot_has_its_own() {
+    let text = |backends: &str| {
+        rules(&format!("\"tcp 203.0.113.1:80\"\ndrain_timeout = \"60s\"\nbackend = [{backends}]"))
+    };
+    let (one, two) = ("{ address = \"10.0.0.1\" }", "{ address = \"10.0.0.2\" }");
+    let drained = |address: &str| format!("{{ address = \"{address}\", weight = 0 }}");
+    let mut builder = builder();
+    let mut at = |second: u64, backends: &str| {
+        builder.advance_to(Duration::from_secs(second));
+        let built = builder.build(&text(backends), &NextHops::new(), &AllGone).unwrap();
+        let row = built.ruleset.backends[0];
+        (row.address, row.admits, row.fate)
+    };
+    let address = |last| IpAddr::from([10, 0, 0, last]);
+    assert_eq!(at(0, &format!("{one}, {two}")), (address(1), Admits::New, Fate::Finish));
+    let draining = format!("{}, {two}", drained("10.0.0.1"));
+    assert_eq!(at(10, &draining), (address(1), Admits::Returning, Fate::Finish));
+    assert_eq!(at(69, &draining), (address(1), Admits::Returning, Fate::Finish));
+    assert_eq!(at(70, &draining), (address(1), Admits::Nobody, Fate::Reset));
+    assert_eq!(at(80, two), (address(1), Admits::Nobody, Fate::Reset), "out of the rules");
+    let other = format!("{two}, {}", drained("10.0.0.3"));
+    assert_eq!(at(90, &other), (address(3), Admits::Returning, Fate::Finish), "not for twenty seconds");
+    assert_eq!(at(149, &other), (address(3), Admits::Returning, Fate::Finish));
+    assert_eq!(at(150, &other), (address(3), Admits::Nobody, Fate::Reset));
+}
+
 #[test]
 fn all_vips_of_a_removed_group_stay_while_it_has_connections() {
     let mut builder = builder();

@@ -15,9 +15,9 @@ use crate::common::rules::{
     BACK, FRONT, PORT_MACS, ServiceSpec, TCP, UDP, backend_mac, ruleset, with_policy, with_service,
 };
 
-type Endpoint = (Ipv6Addr, u16);
+pub(crate) type Endpoint = (Ipv6Addr, u16);
 
-const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
+pub(crate) const VIP: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10);
 const CLIENT: Endpoint = (Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6), 40_000);
 const LOCAL: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x64);
 
@@ -25,7 +25,7 @@ fn server(index: u16) -> Ipv6Addr {
     Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x11 + index)
 }
 
-fn rules(specs: &[ServiceSpec]) -> Ruleset {
+pub(crate) fn rules(specs: &[ServiceSpec]) -> Ruleset {
     let mut rules = ruleset(1, specs);
     let mut backends = rules.backends.to_vec();
     (0..).zip(&mut backends).for_each(|(index, backend)| backend.address = server(index).into());
@@ -66,6 +66,11 @@ fn frame(
         builder.udp(source.1, destination.1).write(&mut frame, b"abc").unwrap();
     }
     frame
+}
+
+/// The SYN of a client to the VIP.
+pub(crate) fn syn(source: Endpoint, l4_port: u16) -> Vec<u8> {
+    frame(TCP, (CLIENT_MAC.0, PORT_MACS[0].0), source, (VIP, l4_port), 64)
 }
 
 fn of_client(protocol: u8, destination: Endpoint) -> Vec<u8> {

@@ -1,10 +1,12 @@
 //! Persistent services: a client returns to its backend.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use dataplane::index::BackendIndex;
-use dataplane::rules::{Admits, Member, Mode, Persistence, Ruleset};
+use dataplane::index::{BackendIndex, ServiceIndex};
+use dataplane::rules::{Admits, ClientPart, Member, Mode, Persistence, Ruleset, ServiceKey, Vip};
 
+use super::ipv6;
 use crate::common::frames::{ACK, Decoded, RST, SYN};
 use crate::common::rules::{ServiceSpec, TCP, VIP, with_backend, with_service};
 use crate::common::{Director, Frame, ruleset};
@@ -53,6 +55,52 @@ fn a_network_returns_as_one_client() {
     let first = open(&mut director, client(1), 1_000, 80);
     assert_eq!(open(&mut director, client(200), 1_000, 80), first);
     assert_ne!(open(&mut director, Ipv4Addr::new(198, 51, 101, 1), 1_000, 80), first);
+}
+
+/// One service of IPv6 on ports 80 and 443, whose clients are remembered by their /64: by direct routing to three backends.
+pub(crate) fn group_of_ipv6(worker_count: u16) -> Ruleset {
+    let spec =
+        ServiceSpec { protocol: TCP, l4_port: 80, mode: Mode::Dr, scheduler: "rr", weights: &[1, 1, 1] };
+    let rules = with_service(ipv6::rules(&[spec]), 0, |service| {
+        service.policy.persistence = Some(Persistence {
+            timeout_ms: 5 * MINUTE_MS,
+            prefix_len: 32,
+            prefix_len6: 64,
+            leaves_drained: false,
+        });
+    });
+    let key = |l4_port| ServiceKey { vip: ipv6::VIP.into(), l4_port, protocol: TCP };
+    let matcher = [80, 443].map(|l4_port| (key(l4_port), ServiceIndex(0)));
+    let vip = Vip { part: ClientPart::Network { host_bits: 64 }, part_before: None };
+    Ruleset {
+        worker_count,
+        matcher: Arc::new(matcher.into_iter().collect()),
+        vips: Arc::new([(ipv6::VIP, vip)].into_iter().collect()),
+        vips_are_plain: false,
+        ..rules
+    }
+}
+
+/// A host of one of the networks whose clients are one client.
+pub(crate) fn host_of(network: u16, host: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0x77, network, host, 0, 7, host)
+}
+
+#[test]
+fn a_network_of_ipv6_returns_as_one_client_to_every_port_of_a_group() {
+    let mut director = Director::new(group_of_ipv6(1));
+    let mut open = |network, host, l4_port| {
+        let source = (host_of(network, host), 2_000 + host);
+        director.send(ipv6::syn(source, l4_port)).map(|sent| sent[5])
+    };
+    let homes = [1, 2, 3].map(|network| open(network, 1, 80));
+    assert_eq!(homes, [Some(0), Some(1), Some(2)], "rr");
+    for (home, network) in homes.into_iter().zip(1..) {
+        for (host, l4_port) in [(2, 443), (3, 80), (0x7fff, 443)] {
+            assert_eq!(open(network, host, l4_port), home, "{network}:{host} to {l4_port}");
+        }
+    }
+    assert_eq!(director.counters.templates_used.value(), 3);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use dataplane::index::{PortIndex, WorkerIndex};
 use dataplane::rules::{ClientPart, Persistence, Ruleset, Vip};
 use dataplane::worker::Publication;
 
+use super::{ipv6, persistence};
 use crate::common::frames::{ACK, Decoded, Endpoint, SYN};
 use crate::common::rules::{BACK, FRONT, ONE_OF_EACH, PORT_MACS, ServiceSpec, VIP, with_service};
 use crate::common::{Director, Frame, ruleset};
@@ -58,6 +59,23 @@ impl Team {
             .collect();
         assert!(sent.len() <= 1);
         sent.pop().map(|(worker, (port, frame))| (worker, port, Decoded::from(&frame)))
+    }
+
+    /// Likewise with the bytes of a frame, of any kind.
+    pub(crate) fn pass_bytes(
+        &mut self,
+        at: usize,
+        port: PortIndex,
+        frame: Vec<u8>,
+    ) -> Option<(usize, Vec<u8>)> {
+        self.0[at].receive(port, frame);
+        self.turn();
+        let sent = self.0.iter_mut().enumerate();
+        let mut sent: Vec<_> = sent
+            .flat_map(|(worker, director)| director.sent().into_iter().map(move |(_, frame)| (worker, frame)))
+            .collect();
+        assert!(sent.len() <= 1);
+        sent.pop()
     }
 
     /// Puts rules in force at every worker.
@@ -191,6 +209,26 @@ fn a_client_whose_packets_come_to_several_workers_has_one_backend() {
     let templates = team.0.iter().map(|director| director.counters.templates_used.value());
     assert_eq!(templates.clone().sum::<u64>(), 40);
     assert!(templates.clone().all(|count| count > 0));
+    team.assert_balanced();
+}
+
+/// Of one network, to any port of the group, by whichever worker: one owner, one template, one backend.
+#[test]
+fn a_network_of_ipv6_has_one_backend_for_a_port_group_whichever_worker_it_comes_to() {
+    let mut team = Team::with(&persistence::group_of_ipv6(3));
+    let mut places: HashMap<u16, HashSet<(usize, u8)>> = HashMap::new();
+    for number in 0..600u16 {
+        let (network, l4_port) = (number % 40, [80, 443][usize::from(number / 40) % 2]);
+        let source = (persistence::host_of(network, number), 2_000 + number);
+        let at = usize::from(number / 7 % 3);
+        let (worker, frame) = team.pass_bytes(at, FRONT, ipv6::syn(source, l4_port)).unwrap();
+        places.entry(network).or_default().insert((worker, frame[5]));
+    }
+    assert!(places.values().all(|places| places.len() == 1), "{places:?}");
+    let used: HashSet<_> = places.values().flatten().collect();
+    assert_eq!(used.len(), 9, "three backends by each of three workers");
+    let templates = team.0.iter().map(|director| director.counters.templates_used.value());
+    assert_eq!(templates.sum::<u64>(), 40);
     team.assert_balanced();
 }
 

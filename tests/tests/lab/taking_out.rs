@@ -10,7 +10,7 @@ use testbed::process::{Process, until};
 use crate::udp::echo_servers;
 
 /// Argument 1 is the VIP, 2 how many connections. Opens them, says "ready", and then tells of each that ends how it did.
-const HOLDER: &str = r#"
+pub(crate) const HOLDER: &str = r#"
 import selectors, socket, sys
 waiting = selectors.DefaultSelector()
 for number in range(int(sys.argv[2])):
@@ -27,7 +27,7 @@ while True:
 "#;
 
 /// One flow to argument 1, a datagram every 50 ms: says who answered each.
-const TALKER: &str = r#"
+pub(crate) const TALKER: &str = r#"
 import socket, sys, time
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.settimeout(0.5)
@@ -62,7 +62,7 @@ fn without_backend(text: &str, address: &str) -> String {
     text.split(header).filter(|block| !block.contains(address)).collect::<Vec<_>>().join(header)
 }
 
-fn open_connections(status: &Value) -> Vec<u64> {
+pub(crate) fn open_connections(status: &Value) -> Vec<u64> {
     let backends = status["services"][0]["backends"].as_array().expect("backends");
     backends.iter().map(|backend| backend["open"].as_u64().expect("a number")).collect()
 }
@@ -100,7 +100,7 @@ fn a_backend_that_goes_down_resets_its_connections_with_two_workers() {
 }
 
 /// Who answered last.
-fn last_answer(talker: &Process) -> Option<String> {
+pub(crate) fn last_answer(talker: &Process) -> Option<String> {
     talker.stderr().lines().last().map(str::to_owned)
 }
 
@@ -130,6 +130,63 @@ fn a_datagram_flow_leaves_a_removed_backend_at_once() {
 
     director.reload(&without_backend(&text, &address));
     answered_by(&|last| last.starts_with("backend") && last != first);
+    let open: u64 = open_connections(&director.status()).iter().sum();
+    assert_eq!(open, 1, "one flow, at its new backend");
+    director.stop();
+}
+
+/// Established TCP connections of the server on backend `number`.
+fn established(lab: &Lab, number: usize) -> usize {
+    let out =
+        lab.succeed(&format!("backend{number}"), &["ss", "-Htn", "state", "established", "sport = :8080"]);
+    out.lines().count()
+}
+
+/// Both ends of what is still open when a drain's time is up are told, and a client that was remembered does not return.
+#[test]
+fn a_drain_ends() {
+    let lab = Lab::two_arms();
+    let _servers = WebServers::start(&lab, 8080);
+    let text = round_robin("drain_timeout = \"3s\"\npersistence = { timeout = \"360s\" }");
+    let director = Director::start(&lab, &text);
+    let holder = lab.start("client", "holder", &["python3", "-c", HOLDER, VIP, "5"]);
+    assert!(until(PATIENCE, || holder.stderr().contains("ready")), "{}", holder.stderr());
+    let open = open_connections(&director.status());
+    let home = open.iter().position(|count| *count == 5).expect("one client, one backend") + 1;
+    assert!(until(PATIENCE, || established(&lab, home) == 5));
+
+    director.reload(&with_state(&text, &format!("10.0.0.1{home}:8080"), "drain"));
+    let url = format!("http://{VIP}:80/");
+    assert_eq!(lab.fetch(&url), format!("backend{home}\n"), "it returns while the drain lasts");
+    assert!(!holder.stderr().contains("reset"), "{}", holder.stderr());
+
+    let resets = || holder.stderr().lines().filter(|line| *line == "reset").count();
+    assert!(until(PATIENCE, || resets() == 5), "{}", holder.stderr());
+    assert!(until(PATIENCE, || established(&lab, home) == 0), "the server's ends");
+    assert!(until(PATIENCE, || open_connections(&director.status())[home - 1] == 0));
+    assert_ne!(lab.fetch(&url), format!("backend{home}\n"), "it no longer returns");
+    director.stop();
+}
+
+#[test]
+fn a_drain_ends_for_datagrams_too() {
+    let lab = Lab::two_arms();
+    let _servers = echo_servers(&lab, "0.0.0.0");
+    let text = replaced(
+        &round_robin("drain_timeout = \"3s\""),
+        &format!("tcp {VIP}:80"),
+        &format!("udp {VIP}:5353"),
+    );
+    let text = replaced(&text, ":8080", ":5353");
+    let director = Director::start(&lab, &text);
+    let talker = lab.start("client", "talker", &["python3", "-c", TALKER, VIP]);
+    let is_answered = || last_answer(&talker).is_some_and(|last| last.starts_with("backend"));
+    assert!(until(PATIENCE, is_answered), "{}", talker.stderr());
+    let first = last_answer(&talker).expect("an answer");
+    director.reload(&with_state(&text, &format!("10.0.0.1{}:5353", &first["backend".len()..]), "drain"));
+    let is_elsewhere =
+        || last_answer(&talker).is_some_and(|last| last.starts_with("backend") && last != first);
+    assert!(until(PATIENCE, is_elsewhere), "{}", talker.stderr());
     let open: u64 = open_connections(&director.status()).iter().sum();
     assert_eq!(open, 1, "one flow, at its new backend");
     director.stop();

@@ -59,7 +59,9 @@ pub(crate) struct Policy {
     pub(crate) max_rate: Option<u64>,
     /// Of each backend.
     pub(crate) threshold: Option<u64>,
-    flows: Flows,
+    /// Below how many it takes new ones again; `None` is IPVS's three quarters.
+    pub(crate) resume_below: Option<u64>,
+    pub(crate) flows: Flows,
 }
 
 /// What flows a service keeps.
@@ -86,6 +88,7 @@ impl Policy {
         max_half_open: None,
         max_rate: None,
         threshold: None,
+        resume_below: None,
         flows: Flows::Kept,
     };
 
@@ -95,11 +98,19 @@ impl Policy {
         Self { flows, ..self }
     }
 
+    /// Connections of a backend from which on it takes no new one, and below which it does again.
+    pub(crate) fn thresholds(&self) -> Option<(u64, u64)> {
+        let upper = self.threshold?;
+        Some((upper, self.resume_below.unwrap_or(upper - upper / 4)))
+    }
+
     fn random(random: &mut Random) -> Self {
         let mut some = |values: &[u64], percent| random.chance(percent).then(|| random.pick(values));
         let (idle_s, max_connections) = (some(&[10, 20, 60], 40), some(&[3, 10, 40], 10));
         let (max_half_open, max_rate) = (some(&[2, 8], 10), some(&[5, 50, 1_000], 10));
         let threshold = some(&[1, 4, 12], 15);
+        let lower = threshold.filter(|_| random.chance(60));
+        let resume_below = lower.map(|upper| random.between(1, upper));
         Self {
             idle_s,
             persistence: random
@@ -108,7 +119,7 @@ impl Policy {
             has_sorry: random.chance(15),
             no_backend: random.pick(&["unreachable", "reset", "drop"]),
             no_flow: random.pick(&["kernel", "kernel", "reset", "drop", "schedule"]),
-            reuse: random.pick(&["when-over", "when-over", "when-over", "never"]),
+            reuse: random.pick(&["when-over", "when-over", "when-closed", "never"]),
             on_remove: random.pick(&["finish", "finish", "reset", "move"]),
             on_timeout: random.pick(&["forget", "reset"]),
             check_rst: random.chance(25),
@@ -116,6 +127,7 @@ impl Policy {
             max_half_open,
             max_rate,
             threshold,
+            resume_below,
             flows: random.pick(&[Flows::Kept, Flows::Kept, Flows::Kept, Flows::None, Flows::OnePacket]),
         }
     }
@@ -131,6 +143,8 @@ pub(crate) struct Service {
     pub(crate) scheduler: &'static str,
     /// Which backends with what weight, in the order of the file.
     pub(crate) backends: Vec<(usize, u16)>,
+    /// By backend: `up`, `drain` or `down`.
+    pub(crate) states: [&'static str; BACKENDS],
     pub(crate) policy: Policy,
     /// Whether it is in the rules.
     pub(crate) is_there: bool,
@@ -179,8 +193,18 @@ impl Service {
     /// What becomes of open connections to a backend, given whether it is in the rules.
     pub(crate) fn fate_of(&self, backend: usize) -> &'static str {
         let is_sorry = self.policy.has_sorry && backend == SORRY;
-        let is_member = self.backends.iter().any(|(id, _)| *id == backend) || is_sorry;
+        let is_member = self.weight_of(backend).is_some() || is_sorry;
         if self.is_there && is_member { "finish" } else { self.fate() }
+    }
+
+    /// The backend's share of new connections, 0 where it is drained; `None` where it is no member, or down.
+    pub(crate) fn weight_of(&self, backend: usize) -> Option<u16> {
+        let (_, weight) = self.backends.iter().find(|(id, _)| *id == backend)?;
+        match self.states[backend] {
+            "down" => None,
+            "drain" => Some(0),
+            _ => Some(*weight),
+        }
     }
 
     /// What becomes of open connections to backends that are removed.
@@ -282,6 +306,7 @@ impl Config {
                 fullnat,
                 scheduler: random.pick(&SCHEDULERS),
                 backends,
+                states: ["up"; BACKENDS],
                 policy: Policy::random(random).consistent(),
                 is_there: true,
             }
@@ -306,7 +331,7 @@ impl Config {
             service.is_there = random.chance(50);
             return;
         }
-        match random.below(11) {
+        match random.below(13) {
             0..3 => {
                 for (_, weight) in &mut service.backends {
                     *weight = random.pick(&[0, 1, 1, 2, 5]);
@@ -324,12 +349,14 @@ impl Config {
             }
             7 => service.scheduler = random.pick(&SCHEDULERS),
             // Whether a VIP has persistent services decides which worker owns its connections. While workers take up a change
-            // of that one after the other, and it is the second, a packet may miss its owner: left out here.
+            // of that one after the other, and it is the second, a packet may miss its owner: left out here, and told in
+            // docs/connections.md ("Persistence") and docs/decisions/0008 ("A gap that is left").
             8 => service.is_there = service.policy.persistence.is_some(),
             9 => {
                 let Policy { persistence, flows, .. } = service.policy;
                 service.policy = Policy { persistence, flows, ..Policy::random(random) };
             }
+            10 | 11 => service.states[random.below(SORRY)] = random.pick(&["up", "up", "drain", "down"]),
             _ if random.chance(50) => service.fullnat = !service.fullnat,
             _ => self.services.swap(at, random.below(others)),
         }
@@ -366,10 +393,14 @@ impl Config {
                 let (address, l4_port) = (backend_address(*id), service.backend_port());
                 let _ = write!(
                     text,
-                    "[[service.backend]]\naddress = \"{address}:{l4_port}\"\nweight = {weight}\n"
+                    "[[service.backend]]\naddress = \"{address}:{l4_port}\"\nweight = {weight}\nstate = \"{}\"\n",
+                    service.states[*id]
                 );
                 if let Some(most) = service.policy.threshold.filter(|_| service.flows() == Flows::Kept) {
                     let _ = writeln!(text, "max_connections = {most}");
+                    if let Some(below) = service.policy.resume_below {
+                        let _ = writeln!(text, "resume_below = {below}");
+                    }
                 }
             }
         }

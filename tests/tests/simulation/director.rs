@@ -116,6 +116,8 @@ pub(crate) struct Director {
     builder: Builder,
     /// What was published, by revision less one.
     history: Vec<Rc<Config>>,
+    /// Schedulers begin with the first backend, not with any.
+    begins_with_the_first: bool,
 }
 
 impl Director {
@@ -141,7 +143,12 @@ impl Director {
         let facts =
             PORT_MACS.map(|mac| PortFacts { mac, is_station: true, mtu: 0, udp_offload: None }).to_vec();
         let builder = Builder::new(facts, worker_count as u16);
-        Self { seats, clock, builder, history: Vec::new() }
+        Self { seats, clock, builder, history: Vec::new(), begins_with_the_first: false }
+    }
+
+    /// The same, whose schedulers begin with the first backend.
+    pub(crate) fn that_begins_with_the_first(self) -> Self {
+        Self { begins_with_the_first: true, ..self }
     }
 
     pub(crate) fn worker_count(&self) -> usize {
@@ -171,7 +178,7 @@ impl Director {
             let earliest = seat.under_way.back().map_or(now, |(due, _)| *due).max(now);
             let due = earliest + random.between(0, spread_ms);
             // What control draws by chance is drawn by the seed here.
-            let begin = random.word();
+            let begin = if self.begins_with_the_first { 0 } else { random.word() };
             let mut publication = built.publication(|| begin);
             if publication.templates.is_some() {
                 let secret = [random.word(), random.word()];
@@ -247,15 +254,20 @@ impl Director {
             (ports, device.steered_in.len())
         };
         let (ports_before, _) = left(device);
+        let first = seat.worker.next_source();
         seat.worker.turn();
         let device = seat.worker.device_mut();
         let (ports_after, steered_after) = left(device);
-        let mut taken: Vec<u64> = Vec::new();
-        for (port, tags) in waiting.into_iter().enumerate() {
-            taken.extend(tags.into_iter().take(ports_before[port] - ports_after[port]));
-        }
+        let of_ports = waiting.into_iter().enumerate().map(|(port, mut tags)| {
+            tags.truncate(ports_before[port] - ports_after[port]);
+            tags
+        });
+        let mut by_source: Vec<Vec<u64>> = of_ports.collect();
         let steered_taken = steered.len() - steered_after;
-        taken.extend(steered.into_iter().take(steered_taken));
+        by_source.push(steered.into_iter().take(steered_taken).collect());
+        // The worker begins where the turn before had enough.
+        by_source.rotate_left(first);
+        let taken: Vec<u64> = by_source.concat();
         let (mut fates, made) = self.collect(index);
         let taken = taken.into_iter().map(|tag| (tag, fates.remove(&tag).unwrap_or(Fate::Dropped))).collect();
         assert!(fates.is_empty(), "packets that nobody let in: {fates:?}");
@@ -302,14 +314,23 @@ impl Director {
 
     /// Connections of the worker to the backend in `slot`, and active ones among them, as counted.
     pub(crate) fn held(&self, worker: usize, slot: usize) -> (u64, u64) {
-        let counters = &self.seats[worker].counters;
-        (held(counters, slot), counters.backend(BackendIndex(slot as u32)).active.value())
+        let (counters, backend) = (&self.seats[worker].counters, BackendIndex(slot as u32));
+        let (held, active) = (held(counters, slot), counters.backend(backend).active.value());
+        let load = counters.load(backend);
+        let told = (u64::from(load.active + load.inactive), u64::from(load.active));
+        assert_eq!(told, (held, active), "the load of backend slot {slot}, as schedulers see it");
+        (held, active)
     }
 
     /// Connections of the worker to the service in `slot`, and half-open ones among them, as counted.
     pub(crate) fn held_by_service(&self, worker: usize, slot: usize) -> (u64, u64) {
         let service = self.seats[worker].counters.service(ServiceIndex(slot as u16));
         (service.opened.value() - service.closed.value(), service.half_open.value())
+    }
+
+    /// Clients that the worker remembers, as counted.
+    pub(crate) fn templates_used(&self, worker: usize) -> u64 {
+        self.seats[worker].counters.templates_used.value()
     }
 
     /// Slots for services that were ever used.

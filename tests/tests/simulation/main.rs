@@ -20,6 +20,7 @@ mod message;
 mod network;
 mod packet;
 mod random;
+mod schedulers;
 mod seeds;
 mod states;
 mod tcp;

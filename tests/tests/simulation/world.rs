@@ -416,6 +416,11 @@ impl World {
         for worker in 0..self.director.worker_count() {
             assert_eq!(self.director.table_fill(worker).0, 0, "table entries of worker {worker} leak");
             assert_eq!(self.director.stations_held(worker), 0, "client stations of worker {worker} leak");
+            assert_eq!(self.director.templates_used(worker), 0, "clients are remembered for ever");
+            for slot in 0..self.director.service_slots() {
+                let held = self.director.held_by_service(worker, slot);
+                assert_eq!(held, (0, 0), "connections, and half-open ones, of service slot {slot}");
+            }
             for slot in 0..self.director.backend_slots() {
                 assert_eq!(self.director.held(worker, slot), (0, 0), "connections of backend slot {slot}");
             }

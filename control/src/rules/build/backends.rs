@@ -124,6 +124,7 @@ impl Builder {
             fresh.push(index);
             self.forget_encapsulation(index);
             self.schedulers.forget(index);
+            self.drains.forget(given.slot);
             self.last.full.set(index, false);
         }
         match self.rows.get_mut(given.slot) {

@@ -9,6 +9,9 @@ use testbed::director::{Director, replaced, rules};
 use testbed::lab::{Lab, VIP, WebServers};
 use testbed::process::until;
 
+use crate::taking_out::{HOLDER, TALKER, last_answer, open_connections};
+use crate::udp::echo_servers;
+
 /// What becomes of a server is seen within this, on a busy machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -177,5 +180,60 @@ fn a_server_that_refuses_its_clients_is_left_without_being_asked() {
     let serves = || health(&director, 2)["state"] == "up" && lab.fetch(&url) == "backend2\n";
     assert!(until(PATIENCE, serves), "{}", said());
     wrk.stop();
+    director.stop();
+}
+
+/// From now on checks of this backend are not answered; its server serves clients as before.
+fn silence_checks(lab: &Lab, number: usize) {
+    lab.succeed(&format!("backend{number}"), &["ip", "route", "add", "blackhole", "10.0.0.5/32"]);
+}
+
+/// A failure that checks find resets what is open there, at once and nothing else.
+#[test]
+fn a_server_that_fails_its_checks_has_its_connections_reset() {
+    let lab = Lab::two_arms();
+    let _servers = WebServers::start(&lab, 8080);
+    let text =
+        replaced(&rules("health.toml"), "scheduler = \"wrr\"", "scheduler = \"rr\"\non_remove = \"reset\"");
+    let director = Director::start(&lab, &text);
+    is_checked(&director);
+    let holder = lab.start("client", "holder", &["python3", "-c", HOLDER, VIP, "9"]);
+    assert!(until(PATIENCE, || holder.stderr().contains("ready")), "{}", holder.stderr());
+    assert_eq!(open_connections(&director.status()), [3, 3, 3]);
+
+    silence_checks(&lab, 2);
+    becomes(&director, 2, "down");
+    let ends = || holder.stderr().lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+    assert!(until(PATIENCE, || ends().len() >= 3), "{:?}", holder.stderr());
+    assert!(until(PATIENCE, || open_connections(&director.status()) == [3, 0, 3]), "{}", director.status());
+    assert_eq!(ends(), ["reset"; 3]);
+    director.stop();
+}
+
+/// Likewise a flow of datagrams leaves it, although it never pauses, and although its server still answers.
+#[test]
+fn datagrams_leave_a_server_that_fails_its_checks() {
+    let lab = Lab::two_arms();
+    let _servers = echo_servers(&lab, "0.0.0.0");
+    let text =
+        replaced(&rules("health.toml"), "scheduler = \"wrr\"", "scheduler = \"rr\"\non_remove = \"move\"");
+    let text = replaced(&text, &format!("tcp {VIP}:80"), &format!("udp {VIP}:5353"));
+    let text = replaced(&text, ":8080", ":5353");
+    let text = replaced(&text, "check    = \"http\"", "check    = \"udp\"\n  send     = \"?\"");
+    let text = replaced(&text, "path     = \"/\"", "expect   = \"backend\"");
+    let director = Director::start(&lab, &text);
+    is_checked(&director);
+    let talker = lab.start("client", "talker", &["python3", "-c", TALKER, VIP]);
+    let is_answered = || last_answer(&talker).is_some_and(|last| last.starts_with("backend"));
+    assert!(until(PATIENCE, is_answered), "{}", talker.stderr());
+    let first = last_answer(&talker).expect("an answer");
+    let number = first["backend".len()..].parse().expect("a number");
+
+    silence_checks(&lab, number);
+    becomes(&director, number, "down");
+    let is_elsewhere =
+        || last_answer(&talker).is_some_and(|last| last.starts_with("backend") && last != first);
+    assert!(until(PATIENCE, is_elsewhere), "{}", talker.stderr());
+    assert_eq!(open_connections(&director.status()).iter().sum::<u64>(), 1, "one flow, at its new backend");
     director.stop();
 }

@@ -171,6 +171,8 @@ impl Witness {
     /// Takes a connection on account as the table has it.
     fn note_held(&mut self, director: &Director, worker: usize, key: Key, entry: &Entry, now: u64) {
         let place = held_place(director, worker, &key, entry);
+        // Since when nobody saw.
+        self.resting.remove(&(key.1, key.2, place.seat()));
         if let Some(local) = place.local {
             self.answers.insert((place.own, local, key.2), (worker, key));
         }

@@ -26,7 +26,7 @@ pub(super) fn fate_of(config: &Config, key: &Key, connection: &Connection) -> &'
 pub(super) fn lacks_backend(service: &Service, config: &Config) -> bool {
     service.is_choosy()
         || any_lost(service, config)
-        || service.backends.iter().all(|(_, weight)| *weight == 0)
+        || service.backends.iter().all(|(id, _)| service.weight_of(*id).unwrap_or(0) == 0)
 }
 
 pub(super) fn any_lost(service: &Service, config: &Config) -> bool {
@@ -55,8 +55,13 @@ pub(super) fn is_refused_stray(service: &Service, packet: &Packet) -> bool {
 /// Whether the packet begins a new connection in the place of this one, as far as can be told.
 pub(super) fn renews(config: &Config, packet: &Packet, connection: &Connection) -> bool {
     let service = config.service(packet.destination, packet.protocol());
-    let may = service.is_none_or(|service| service.flows() != Flows::Kept || service.policy.reuse != "never");
-    may && packet.opens() && packet.protocol() == 6 && (connection.is_over() || connection.is_uncertain)
+    let reuse = service.filter(|service| service.flows() == Flows::Kept).map(|service| service.policy.reuse);
+    let is_over = match reuse {
+        Some("never") => return false,
+        Some("when-closed") => matches!(connection.state, TcpState::TimeWait | TcpState::Close),
+        _ => connection.is_over(),
+    };
+    packet.opens() && packet.protocol() == 6 && (is_over || connection.is_uncertain)
 }
 
 pub(super) fn advance(

@@ -58,6 +58,15 @@ struct Place {
     local: Option<Endpoint>,
 }
 
+/// What of a place is the backend's: itself, its endpoint, whether it sees a local one.
+type Seat = (usize, u16, bool);
+
+impl Place {
+    fn seat(&self) -> Seat {
+        (self.backend, self.own.1, self.local.is_some())
+    }
+}
+
 /// A connection as the witness knows it.
 #[derive(Clone, Copy, Debug)]
 struct Connection {
@@ -138,6 +147,8 @@ pub(crate) struct Witness {
     by_hash: HashMap<Key, (u64, usize)>,
     /// By service: by which rules a connection was admitted last, and when those of the last second were.
     admitted: HashMap<(Endpoint, u8), (u64, VecDeque<u64>)>,
+    /// Backends that reached their upper threshold, by service and place, and by which rules.
+    resting: HashMap<(Endpoint, u8, Seat), u64>,
     /// By worker, service and client network: its backend, since when, and by which persistence.
     remembered: HashMap<(usize, Endpoint, u8, u32), Remembered>,
     /// How many connections went for which reason, over all.
@@ -181,6 +192,7 @@ impl Witness {
             history: HashMap::new(),
             by_hash: HashMap::new(),
             admitted: HashMap::new(),
+            resting: HashMap::new(),
             remembered: HashMap::new(),
             purged: 0,
             answered: 0,

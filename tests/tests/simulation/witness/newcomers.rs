@@ -69,13 +69,9 @@ impl Witness {
         let half_open = all().filter(|(_, c)| c.state.is_half_open() && !c.is_uncertain).count();
         below(half_open, policy.max_half_open.filter(|_| service.tcp), "half-open connections");
         if service.persistence().is_none() && !(policy.has_sorry && place.backend == SORRY) {
-            let of_backend = |connection: &Connection| {
-                let other = connection.place;
-                (other.backend, other.own.1, other.local.is_some())
-                    == (place.backend, place.own.1, place.local.is_some())
-            };
-            let count = all().filter(|(_, connection)| of_backend(connection)).count();
+            let count = all().filter(|(_, other)| other.place.seat() == place.seat()).count();
             below(count, policy.threshold, "connections of the backend");
+            self.check_resumption(turn, service, key, place, (count as u64, gone));
         }
         let admitted = self.admitted.entry((key.1, key.2)).or_default();
         // With another rate, or when it was away, a service begins anew.
@@ -97,6 +93,43 @@ impl Witness {
         assert!(admitted.1.len() as u64 <= most, "{} connections in a second at {rate}", admitted.1.len());
     }
 
+    /// A backend that reached its upper threshold takes no connection until it has fallen below the lower, whichever worker
+    /// is asked. Of `count` connections before this one, `gone` may have gone in this turn.
+    fn check_resumption(
+        &mut self,
+        turn: &Turn,
+        service: &Service,
+        key: &Key,
+        place: Place,
+        (count, gone): (u64, u64),
+    ) {
+        let seat = (key.1, key.2, place.seat());
+        let Some((upper, lower)) = service.policy.thresholds() else {
+            self.resting.remove(&seat);
+            return;
+        };
+        if let Some(since) = self.resting.get(&seat) {
+            // As long as no worker has gone by other rules of it.
+            let in_force = self.in_force.iter().map(|(revision, _)| *revision);
+            let revisions = in_force.chain([*since]);
+            let (first, last) = (revisions.clone().min(), revisions.max());
+            let is_same = |revision: u64| {
+                let then = self.history.get(&revision).and_then(|then| then.service(key.1, key.2));
+                then.is_some_and(|then| then.policy.thresholds() == Some((upper, lower)))
+            };
+            let is_unchanged = (first.unwrap_or(0)..=last.unwrap_or(0)).all(is_same);
+            assert!(
+                !is_unchanged || count < lower + gone,
+                "{key:?}: a backend that was full takes one more at {count}, which is not below {lower}"
+            );
+        }
+        if count + 1 >= upper {
+            self.resting.insert(seat, turn.after.revision);
+        } else if count < lower {
+            self.resting.remove(&seat);
+        }
+    }
+
     /// The backend is one the rules allow for a newcomer.
     pub(super) fn check_choice(
         &self,
@@ -107,7 +140,7 @@ impl Witness {
         _now: u64,
     ) {
         let Place { backend, .. } = place;
-        let weight = service.backends.iter().find(|(id, _)| *id == backend).map(|(_, weight)| *weight);
+        let weight = service.weight_of(backend);
         let keeps_drained = service.persistence().is_some_and(|(_, _, leaves)| !leaves);
         let is_sorry = service.policy.has_sorry && backend == SORRY && service.flows() == Flows::Kept;
         let is_allowed = match weight {
@@ -188,18 +221,13 @@ impl Witness {
         let revision = self.in_force[worker].0;
         let at = remembered_as(worker, service, key);
         if let Some(before) = self.remembered.get(&at) {
-            let weight_of = |backend: usize| {
-                service.backends.iter().find(|(id, _)| *id == backend).map(|(_, weight)| *weight)
-            };
-            let takes = weight_of(before.place.backend).is_some_and(|weight| weight > 0 || !leaves);
+            let takes = service.weight_of(before.place.backend).is_some_and(|weight| weight > 0 || !leaves);
             // Whatever happened to the service in between may have cost the memory of its clients.
             let is_unchanged = (before.revision..=revision).all(|revision| {
                 self.history.get(&revision).is_some_and(|then| {
                     let then = then.service(key.1, key.2);
                     then.is_some_and(|then| then.persistence() == Some(persistence))
-                        && then.is_some_and(|then| {
-                            then.backends.iter().any(|(id, _)| *id == before.place.backend)
-                        })
+                        && then.is_some_and(|then| then.weight_of(before.place.backend).is_some())
                         && then.is_some_and(|then| then.fullnat == service.fullnat)
                 })
             });
