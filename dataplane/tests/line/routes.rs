@@ -291,3 +291,36 @@ fn clients_go_where_their_prefix_leads_while_that_takes_new_ones() {
         assert_eq!(counted(&director)[3], 0);
     }
 }
+
+/// What the issue asks for, and what it takes: memory, and lookups right at every edge. (Times are `examples/routes`'.)
+#[test]
+fn a_million_prefixes_of_each_family_are_told_apart_in_bounded_memory() {
+    const COUNT: u32 = 1 << 20;
+    // Every 4,096 addresses a /24, and a /9 around each half of a /8: what the small ones leave over.
+    let small = |number: u32| Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(number << 12)), 24);
+    let large = |number: u32| Prefix::new(IpAddr::V4(Ipv4Addr::from_bits(number << 23)), 9);
+    let target = |number: u32| (number % 1_000) as u16;
+    let prefixes = (0..COUNT)
+        .map(|number| (small(number), target(number)))
+        .chain((0..512).map(|number| (large(number), 2_000 + number as u16)));
+    let table = PrefixTable::new(prefixes);
+    // At most two ranges a prefix, of six bytes each, and one in 64 of them sampled.
+    assert!(table.size() < 13_500_000, "{} bytes", table.size());
+    for number in (0..COUNT).step_by(97).chain([COUNT - 1]) {
+        let at = |low: u32| table.find(IpAddr::V4(Ipv4Addr::from_bits(number << 12 | low)));
+        assert_eq!([at(0), at(255)], [Some(target(number)); 2]);
+        assert_eq!([at(256), at(4_095)], [Some(2_000 + (number >> 11) as u16); 2]);
+    }
+    let network = |number: u32| std::net::Ipv6Addr::from_bits(0x2000 << 112 | u128::from(number) << 80);
+    let prefixes = (0..COUNT).map(|number| (Prefix::new(IpAddr::V6(network(number)), 48), target(number)));
+    let table = PrefixTable::new(prefixes);
+    // Of 18 bytes.
+    assert!(table.size() < 40_000_000, "{} bytes", table.size());
+    for number in (0..COUNT).step_by(97) {
+        let last = std::net::Ipv6Addr::from_bits(network(number).to_bits() | (1 << 80) - 1);
+        for address in [network(number), last] {
+            assert_eq!(table.find(IpAddr::V6(address)), Some(target(number)));
+        }
+    }
+    assert_eq!(table.find(IpAddr::V6(network(COUNT))), None);
+}
