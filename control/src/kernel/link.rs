@@ -26,6 +26,8 @@ pub struct Link {
     pub mtu: u32,
     /// The interface index of the bridge, bond or VRF it belongs to.
     pub controller: Option<u32>,
+    /// Its MAC; zeros where it has none.
+    pub mac: [u8; 6],
 }
 
 /// The interface called `ifname`.
@@ -103,11 +105,13 @@ fn parse(message: &LinkMessage) -> Link {
         up: message.header.flags.contains(LinkFlags::Up),
         mtu: 0,
         controller: None,
+        mac: [0; 6],
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.ifname.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Address(mac) => link.mac = mac.as_slice().try_into().unwrap_or_default(),
             LinkAttribute::Controller(ifindex) if *ifindex != 0 => link.controller = Some(*ifindex),
             _ => {}
         }

@@ -14,6 +14,7 @@
 //! the thread that called it. What was decided, and measured, stands in `docs/decisions/0003-kernel-twin.md`.
 //! Read first: `rtnetlink(7)`, and `Documentation/networking/ip-sysctl.rst` of the kernel for the switches.
 
+mod announcement;
 pub mod check_routes;
 pub mod error;
 pub mod link;

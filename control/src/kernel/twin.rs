@@ -6,8 +6,8 @@
 //! with host scope, or a deprecated /128, so that the kernel never picks one as a source. The reasons and the
 //! measurements stand in `docs/decisions/0003-kernel-twin.md`.
 //!
-//! Not here: making the TAP and giving it the port's MAC (DPDK's `net_tap`), announcing a VIP to the network
-//! when it moves between hosts (gratuitous ARP belongs to whoever moves it).
+//! Each VIP that is put here is announced to the network (`announcement`), as it may have been another host's. Not here: making the TAP
+//! and giving it the port's MAC (DPDK's `net_tap`).
 //! Read first: ip-sysctl.rst on `arp_ignore`, `arp_announce` and `rp_filter`.
 
 use std::{
@@ -25,6 +25,7 @@ use netlink_packet_route::address::{
 use rtnetlink::Handle;
 
 use super::{
+    announcement::Announcer,
     error::{KernelError, as_io, refused},
     link,
     sysctl::{Sysctl, effective_ipv4_conf},
@@ -96,9 +97,13 @@ impl Twin {
         link::bring_up(&self.handle, &now, settings.mtu).await?;
         self.link = now;
         self.settings = settings;
+        let mut come = Vec::new();
         for &(address, role) in &wanted {
-            self.place(address, role).await?;
+            if self.place(address, role).await? {
+                come.push(address.addr());
+            }
         }
+        self.announcer().announce(come);
         let kept: BTreeSet<IpNet> = wanted.into_iter().map(|(address, _)| address).collect();
         let gone: Vec<IpNet> = self.placed.keys().filter(|placed| !kept.contains(placed)).copied().collect();
         for address in gone {
@@ -156,9 +161,14 @@ impl Twin {
         Ok(())
     }
 
-    async fn place(&mut self, address: IpNet, role: Role) -> Result<(), KernelError> {
+    fn announcer(&self) -> Announcer {
+        Announcer { ifname: self.link.ifname.clone(), ifindex: self.link.ifindex, mac: self.link.mac }
+    }
+
+    /// Whether it was not there before.
+    async fn place(&mut self, address: IpNet, role: Role) -> Result<bool, KernelError> {
         match self.placed.get(&address) {
-            Some(&placed) if placed == role => return Ok(()),
+            Some(&placed) if placed == role => return Ok(false),
             Some(_) => self.withdraw(address).await?,
             None => {}
         }
@@ -177,11 +187,13 @@ impl Twin {
             }
         }
         match request.execute().await.map_err(|error| (as_io(error.clone()).kind(), error)) {
-            Ok(()) => drop(self.placed.insert(address, role)),
-            Err((io::ErrorKind::AlreadyExists, _)) => {}
-            Err((_, error)) => return Err(refused(format!("put {address} on {}", self.link.ifname))(error)),
+            Ok(()) => {
+                self.placed.insert(address, role);
+                Ok(true)
+            }
+            Err((io::ErrorKind::AlreadyExists, _)) => Ok(false),
+            Err((_, error)) => Err(refused(format!("put {address} on {}", self.link.ifname))(error)),
         }
-        Ok(())
     }
 
     async fn withdraw(&mut self, address: IpNet) -> Result<(), KernelError> {
