@@ -1,7 +1,7 @@
 //! What newcomers may cost one turn of the worker's loop. A packet of a known connection costs what it costs; a newcomer's
 //! backend has to be chosen, by some schedulers from all there are, and chosen again where it cannot be reached.
 //!
-//! Counted in members looked at, about a nanosecond each. A turn that has spent [`ENOUGH`] takes no further burst: what
+//! Counted in members looked at, about a nanosecond each. A turn that has spent `ENOUGH` takes no further burst: what
 //! waits in the queues of ports and in the rings of other workers waits for the next turn. So the longest one is that and a
 //! burst more.
 

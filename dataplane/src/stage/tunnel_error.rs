@@ -1,5 +1,5 @@
 //! tunnel_error: ICMP errors of routers between this director and a backend, about packets that it has put in a tunnel. parse
-//! knows them ([`read`]); here control is told how much fits, so that the packets behind are judged before they are sent
+//! knows them (`read`); here control is told how much fits, so that the packets behind are judged before they are sent
 //! ([`super::fit`]), and the client is told at once, where the error quotes enough of the packet within ([`run`]).
 //!
 //! Read first: RFC 2003 sections 4 and 5.1, RFC 2473 section 8, RFC 4213 sections 3.2 to 3.4 (what a client is told of a

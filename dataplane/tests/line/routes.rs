@@ -317,7 +317,7 @@ fn a_million_prefixes_of_each_family_are_told_apart_in_bounded_memory() {
     // Of 18 bytes.
     assert!(table.size() < 40_000_000, "{} bytes", table.size());
     for number in (0..COUNT).step_by(97) {
-        let last = std::net::Ipv6Addr::from_bits(network(number).to_bits() | (1 << 80) - 1);
+        let last = std::net::Ipv6Addr::from_bits(network(number).to_bits() | ((1 << 80) - 1));
         for address in [network(number), last] {
             assert_eq!(table.find(IpAddr::V6(address)), Some(target(number)));
         }
