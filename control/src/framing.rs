@@ -142,6 +142,7 @@ mod tests {
             vlan: None,
             mtu,
             checksum_offload: true,
+            promiscuous: false,
         }
     }
 

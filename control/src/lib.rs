@@ -8,6 +8,7 @@
 
 pub mod api;
 pub mod capture;
+pub mod changes;
 pub mod clock;
 pub mod device;
 pub mod director;
@@ -21,6 +22,7 @@ pub mod import;
 pub mod ipvsadm;
 pub mod kernel;
 pub mod launch;
+pub mod log;
 pub mod machine;
 pub mod memory;
 pub mod metrics;

@@ -215,6 +215,9 @@ fn start(
     if port.kernel {
         accept_multicast(&mut device, &port.name);
     }
+    if port.promiscuous {
+        device.set_promiscuous(true)?;
+    }
     if let Some(mac) = port.mac
         && device.mac()? != mac.0
     {
@@ -383,6 +386,7 @@ mod tests {
             vlan: None,
             mtu: None,
             checksum_offload: true,
+            promiscuous: false,
         };
         assert_eq!(eal_arguments(&[port(Device::Null)]), ["--no-pci"]);
         let address = "0000:03:00.0".to_owned();

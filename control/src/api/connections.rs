@@ -5,7 +5,9 @@
 //! an answer that its reader does not take is broken off after [`SILENCE_MAX`].
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,24 +15,33 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use hyper::Request;
+use axum::body::{Body, Bytes};
+use axum::response::IntoResponse;
+use http_body_util::{BodyExt, Collected, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::unistd::{Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Notify;
 use tokio::task::yield_now;
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval, sleep, timeout};
 use tower::ServiceExt;
 use tracing::warn;
+
+use super::problem::Problem;
 
 /// Connections at a time. Whoever needs more than this many of one load balancer at once asks it wrongly.
 pub const CONNECTIONS_MAX: usize = 256;
 /// How long the head of a request may take.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long the body of a request may take. Meanwhile its connection is as silent as any other.
+pub const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// Bytes of a request's body: rules of some thousand services.
+pub const BODY_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long a connection lives on which not a byte moves: long enough for somebody who reads a listing page by page.
 pub const SILENCE_MAX: Duration = Duration::from_secs(300);
 /// How often silence is looked for.
@@ -152,13 +163,34 @@ impl Drop for Taken {
     }
 }
 
-/// Who asks, as the kernel knows it (unix(7), SO_PEERCRED).
+/// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// The user he was when he connected.
-    pub uid: u32,
-    /// His process, where it can be seen from here.
-    pub pid: Option<i32>,
+pub enum Caller {
+    /// Somebody on this machine, as the kernel knows him (unix(7), SO_PEERCRED).
+    Local {
+        /// The user he was when he connected.
+        uid: u32,
+        /// His process, where it can be seen from here.
+        pid: Option<i32>,
+    },
+    /// Somebody with a certificate.
+    Remote(SocketAddr),
+}
+
+/// For the list of revisions.
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote(address) => write!(f, "a certificate, from {address}"),
+            Self::Local { uid, pid } => {
+                match User::from_uid(Uid::from_raw(*uid)) {
+                    Ok(Some(user)) => f.write_str(&user.name)?,
+                    _ => write!(f, "user {uid}")?,
+                }
+                pid.iter().try_for_each(|pid| write!(f, ", process {pid}"))
+            }
+        }
+    }
 }
 
 /// Where connections come from.
@@ -175,7 +207,7 @@ impl Listener for UnixListener {
 
     async fn next(&self) -> io::Result<(UnixStream, Option<Caller>)> {
         let (stream, _) = self.accept().await?;
-        let caller = stream.peer_cred().ok().map(|peer| Caller { uid: peer.uid(), pid: peer.pid() });
+        let caller = stream.peer_cred().ok().map(|peer| Caller::Local { uid: peer.uid(), pid: peer.pid() });
         Ok((stream, caller))
     }
 }
@@ -215,14 +247,19 @@ where
 {
     let seat = Arc::clone(&taken.seat);
     let service = service_fn(|mut request: Request<Incoming>| {
-        let (busy, router) = (Busy::begin(&seat), router.clone());
+        let (seat, router) = (Arc::clone(&seat), router.clone());
         if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
         async move {
-            let response = router.oneshot(request.map(Body::new)).await;
-            drop(busy);
-            response
+            let (head, body) = request.into_parts();
+            // Only who has said all he has to say is being answered: half a body keeps nobody else out.
+            let body = match whole(body).await {
+                Ok(body) => body,
+                Err(problem) => return Ok(problem.into_response()),
+            };
+            let _busy = Busy::begin(&seat);
+            router.oneshot(Request::from_parts(head, Body::from(body))).await
         }
     });
     let io = TokioIo::new(Watched { stream, seat: Arc::clone(&seat) });
@@ -233,6 +270,21 @@ where
         _ = builder.serve_connection(io, service) => {}
         () = seat.is_lost() => {}
     }
+}
+
+/// The body of a request, unless it is too long or takes too long.
+async fn whole(body: Incoming) -> Result<Bytes, Problem> {
+    let collected = timeout(BODY_PATIENCE, Limited::new(body, BODY_BYTES_MAX).collect()).await;
+    let collected = collected.map_err(|_| {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, format!("the body has not come within {BODY_PATIENCE:?}"))
+    })?;
+    collected.map(Collected::to_bytes).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            let detail = format!("the body is longer than {} MiB", BODY_BYTES_MAX >> 20);
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail);
+        }
+        Problem::bad_request(error.to_string())
+    })
 }
 
 /// A stream that notes when bytes move.
@@ -273,7 +325,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use std::path::Path;
 
-    use axum::routing::get;
+    use axum::routing::{get, post};
     use hyper::Method;
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -360,5 +412,34 @@ mod tests {
         let mut answer = Vec::new();
         slow.read_to_end(&mut answer).await.unwrap();
         assert!((HEAD_PATIENCE..SILENCE_MAX).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+    #[tokio::test(start_paused = true)]
+    async fn half_a_body_is_waited_for_no_longer_than_it_may_take() {
+        let (_directory, path) = serving(Router::new().route("/", post(async || "here")));
+        let mut slow = connected(&path).await;
+        slow.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+        let began = Instant::now();
+        let mut answer = [0; 512];
+        let len = slow.read(&mut answer).await.unwrap();
+        assert!(answer[..len].starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer[..len]));
+        assert!((BODY_PATIENCE..SILENCE_MAX).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn half_bodies_keep_nobody_out_and_long_ones_are_refused() {
+        let (_directory, path) =
+            serving(Router::new().route("/", get(async || "here").post(async || "taken")));
+        let mut halves = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 10 {
+            let mut half = connected(&path).await;
+            half.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf").await.unwrap();
+            halves.push(half);
+        }
+        assert_eq!(ask(&path).await, "here");
+        let long = Bytes::from(vec![b'x'; BODY_BYTES_MAX + 1]);
+        let question = Question { body: Some(("text/plain", long)), ..Question::new(Method::POST, "/") };
+        let refused = client::ask(&path, question).await.unwrap_err();
+        let refused: &client::Refused = refused.downcast_ref().expect("a problem");
+        assert_eq!(refused.0.status, 413, "{refused}");
     }
 }

@@ -33,7 +33,7 @@ pub(super) async fn answer<E: Explainer>(
     State(director): State<E>,
     question: Result<Json<Question>, axum::extract::rejection::JsonRejection>,
 ) -> Result<Json<Explanation>, Problem> {
-    let Json(question) = question.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let Json(question) = question.map_err(|error| Problem::new(error.status(), error.body_text()))?;
     let explained = explain(&director.world(), &question);
     let mut explanation = explained.map_err(|error| Problem::bad_request(format!("{error:#}")))?;
     if let Some(flow) = &explanation.flow {

@@ -3,12 +3,14 @@
 //! [`server`] has the socket and the routes, [`connections`] who is connected, [`openapi`] the API's description. A request
 //! that is not followed gets a [`problem`].
 
+pub mod changes;
 pub mod client;
 pub mod connections;
 pub mod explain;
 pub mod flows;
 pub mod openapi;
 pub mod problem;
+pub mod remote;
 pub mod server;
 pub mod socket_path;
 
@@ -24,6 +26,21 @@ pub const FLOWS_COUNT_PATH: &str = "/v1/flows/count";
 
 /// What would happen to a packet: POST a [`crate::explain::Question`], get a [`crate::explain::Explanation`].
 pub const EXPLAIN_PATH: &str = "/v1/explain";
+
+/// The rules in force, as a rules file: GET, and PUT for others in their place.
+pub const RULES_PATH: &str = "/v1/rules";
+
+/// POST a [`changes::Transaction`].
+pub const CHANGES_PATH: &str = "/v1/changes";
+
+/// The revisions of the rules that are remembered.
+pub const REVISIONS_PATH: &str = "/v1/revisions";
+
+/// POST goes back to an earlier revision.
+pub const ROLLBACK_PATH: &str = "/v1/rollback";
+
+/// The services, one of them below it, and its backends below that.
+pub const SERVICES_PATH: &str = "/v1/services";
 
 /// The API's own description.
 pub const OPENAPI_PATH: &str = "/v1/openapi.json";

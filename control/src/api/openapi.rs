@@ -6,7 +6,7 @@ use axum::http::Uri;
 use utoipa::OpenApi;
 
 use super::problem::Problem;
-use super::{explain, flows, server};
+use super::{changes, explain, flows, server};
 use crate::rules::nearest;
 
 /// The document.
@@ -17,7 +17,27 @@ use crate::rules::nearest;
         description = "The load balancer's API. Whatever goes wrong is told as problem details (RFC 9457) with \
                        `detail`, what is wrong, and `help`, what to do."
     ),
-    paths(server::status, flows::list, flows::count, flows::delete, explain::answer),
+    paths(
+        server::status,
+        flows::list,
+        flows::count,
+        flows::delete,
+        explain::answer,
+        changes::rules,
+        changes::replace,
+        changes::transaction,
+        changes::revisions,
+        changes::revision,
+        changes::rollback,
+        changes::services,
+        changes::service,
+        changes::add_service,
+        changes::set_service,
+        changes::remove_service,
+        changes::add_backend,
+        changes::set_backend,
+        changes::remove_backend,
+    ),
     components(schemas(Problem))
 )]
 pub struct Document;

@@ -6,13 +6,14 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::routing::get;
 use axum::{Json, Router};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Gid, Group, chown};
 use tokio::net::UnixListener;
 
+use super::changes::{self, Changes};
 use super::explain::{self, Explainer};
 use super::flows;
 use super::socket_path::{self, Occupant};
@@ -74,7 +75,7 @@ impl Socket {
     }
 
     /// Answers requests until the runtime ends.
-    pub fn serve<R: Reporter + Explainer>(
+    pub fn serve<R: Reporter + Explainer + Changes>(
         &mut self,
         director: R,
     ) -> Option<impl Future<Output = ()> + use<R>> {
@@ -83,15 +84,18 @@ impl Socket {
 }
 
 /// Everything there is.
-fn routes<R: Reporter + Explainer>(director: R) -> Router {
+pub(super) fn routes<R: Reporter + Explainer + Changes>(director: R) -> Router {
     Router::new()
         .route(STATUS_PATH, get(status::<R>))
         .route(OPENAPI_PATH, get(openapi::document))
         .route(METRICS_PATH, get(metrics::<R>))
         .merge(flows::routes())
         .merge(explain::routes())
+        .merge(changes::routes())
         .fallback(openapi::no_such_path)
         .method_not_allowed_fallback(openapi::no_such_method)
+        // `connections` has a bound of its own.
+        .layer(DefaultBodyLimit::disable())
         .with_state(director)
 }
 
@@ -156,6 +160,20 @@ mod tests {
 
         fn names(&self, before: &Arc<Names>) -> Arc<Names> {
             Arc::clone(before)
+        }
+    }
+
+    impl Changes for Nothing {
+        fn changer(&self) -> crate::changes::Changer {
+            crate::changes::queue::queue().0
+        }
+
+        fn document(&self, _revision: Option<u64>) -> Option<(u64, crate::rules::Document)> {
+            None
+        }
+
+        fn revisions(&self) -> Vec<crate::changes::Revision> {
+            Vec::new()
         }
     }
 

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use control::api::client::{self, Question as Asked};
-use control::api::{EXPLAIN_PATH, SOCKET_DEFAULT};
+use control::api::EXPLAIN_PATH;
+use control::api::client::Question as Asked;
 use control::capture::CaptureReader;
 use control::explain::{Explanation, Question, World, digits_of, explain, flow_of_frame};
 use control::rules::Rules;
 use hyper::Method;
+
+use super::target::Where;
 
 /// Explain what would happen to a packet: each step of its way, and why
 ///
@@ -37,11 +39,10 @@ pub(crate) struct Explain {
     #[arg(long, value_name = "NAME")]
     port: Option<String>,
     /// Rules to explain instead of those of a running Crossdock
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["socket", "url"])]
     config: Option<PathBuf>,
-    /// The socket of the Crossdock to ask
-    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT, conflicts_with = "config")]
-    socket: PathBuf,
+    #[command(flatten)]
+    at: Where,
     /// Print the API's JSON
     #[arg(long)]
     json: bool,
@@ -52,7 +53,7 @@ impl Explain {
         let question = self.question()?;
         let explanation = match &self.config {
             Some(rules) => explain(&World::offline(Rules::load(rules)?)?, &question)?,
-            None => ask(&self.socket, &question)?,
+            None => ask(&self.at, &question)?,
         };
         if self.json {
             let json = serde_json::to_string_pretty(&explanation).context("the explanation")?;
@@ -100,11 +101,10 @@ impl Explain {
     }
 }
 
-fn ask(socket: &Path, question: &Question) -> anyhow::Result<Explanation> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+fn ask(at: &Where, question: &Question) -> anyhow::Result<Explanation> {
     let body = serde_json::to_vec(question).context("the question")?;
     let asked =
         Asked { body: Some(("application/json", body.into())), ..Asked::new(Method::POST, EXPLAIN_PATH) };
-    let answer = runtime.block_on(client::ask(socket, asked))?;
+    let answer = at.ask(asked)?;
     serde_json::from_slice(&answer).context("the answer is not an explanation")
 }

@@ -1,15 +1,16 @@
 //! `crossdock flows [FILTER]` and `crossdock flows delete FILTER`: the connections of a running Crossdock.
 
 use std::io::{self, BufWriter, ErrorKind, Write};
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use control::api::client::{self, Answer, Question};
 use control::api::flows::{Counted, Deleted};
-use control::api::{FLOWS_COUNT_PATH, FLOWS_PATH, SOCKET_DEFAULT};
+use control::api::{FLOWS_COUNT_PATH, FLOWS_PATH};
 use control::flows::{Connection, HEADING, Query};
 use hyper::Method;
+
+use super::target::Where;
 
 /// List the connections of a running Crossdock, as they are found, while traffic goes on
 ///
@@ -22,9 +23,8 @@ pub(crate) struct Flows {
     command: Option<Command>,
     #[command(flatten)]
     query: Query,
-    /// The socket of the Crossdock to ask
-    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
-    socket: PathBuf,
+    #[command(flatten)]
+    at: Where,
     /// Print the API's JSON, a line for each connection
     #[arg(long)]
     json: bool,
@@ -48,9 +48,8 @@ struct Delete {
     /// Every connection there is; else say which
     #[arg(long)]
     all: bool,
-    /// The socket of the Crossdock to ask
-    #[arg(long, value_name = "PATH", default_value = SOCKET_DEFAULT)]
-    socket: PathBuf,
+    #[command(flatten)]
+    at: Where,
     /// Print the API's JSON
     #[arg(long)]
     json: bool,
@@ -68,7 +67,7 @@ impl Flows {
 
     async fn print_count(&self) -> anyhow::Result<()> {
         let path = path(FLOWS_COUNT_PATH, &self.query);
-        let body = client::ask(&self.socket, Question::new(Method::GET, path)).await?;
+        let body = client::ask(self.at.place()?, Question::new(Method::GET, path)).await?;
         if self.json {
             return super::print(format_args!("{}\n", String::from_utf8_lossy(&body)));
         }
@@ -78,7 +77,8 @@ impl Flows {
 
     async fn print_list(&self) -> anyhow::Result<()> {
         let mut answer =
-            Answer::begin(&self.socket, Question::new(Method::GET, path(FLOWS_PATH, &self.query))).await?;
+            Answer::begin(self.at.place()?, Question::new(Method::GET, path(FLOWS_PATH, &self.query)))
+                .await?;
         let mut table = Table { json: self.json, rest: Vec::new(), out: BufWriter::new(io::stdout().lock()) };
         if !written(table.begin())? {
             return Ok(());
@@ -105,7 +105,8 @@ impl Delete {
             (true, true) => query.idle = Some("0s".parse().map_err(anyhow::Error::msg)?),
             (false, false) => {}
         }
-        let body = client::ask(&self.socket, Question::new(Method::DELETE, path(FLOWS_PATH, &query))).await?;
+        let body =
+            client::ask(self.at.place()?, Question::new(Method::DELETE, path(FLOWS_PATH, &query))).await?;
         if self.json {
             return super::print(format_args!("{}\n", String::from_utf8_lossy(&body)));
         }

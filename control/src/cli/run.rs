@@ -1,12 +1,12 @@
 //! `crossdock run`: the load balancer, in the foreground.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use control::director::{self, Options};
+use control::log;
 
 /// Run the load balancer in the foreground
 ///
@@ -22,6 +22,9 @@ pub(crate) struct Run {
     /// Stop when no packet has moved for this long (500ms): for captures, which end
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     until_idle: Option<Duration>,
+    /// Put the rules file in force whenever it changes, not only at SIGHUP
+    #[arg(long)]
+    watch: bool,
     /// How the summary at the end is printed; json is one line, the last of stdout
     #[arg(long, value_enum, default_value_t = Summary::Text)]
     summary: Summary,
@@ -44,18 +47,12 @@ enum Summary {
 
 impl Run {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        let Self { config, duration, until_idle, summary, log_format } = self;
-        // A closed stderr must not end the process: what cannot be logged is not complained of on stderr either.
-        let log = tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_target(false)
-            .with_ansi(std::io::stderr().is_terminal())
-            .log_internal_errors(false);
-        match log_format {
-            LogFormat::Text => log.init(),
-            LogFormat::Json => log.json().init(),
-        }
-        let report = director::run(&Options { rules: config, duration, until_idle })?;
+        let Self { config, duration, until_idle, watch, summary, log_format } = self;
+        log::start(match log_format {
+            LogFormat::Text => log::Format::Text,
+            LogFormat::Json => log::Format::Json,
+        });
+        let report = director::run(&Options { rules: config, duration, until_idle, watch })?;
         match summary {
             Summary::Text => super::print(report),
             Summary::Json => {

@@ -18,19 +18,22 @@ use tracing::{info, warn};
 use super::SharedRules;
 use super::advice::Advice;
 use super::kernel_side::{KernelSide, announced_vips};
+use super::port_standing::PortStanding;
+use crate::api::changes::Changes;
 use crate::api::explain::Explainer;
 use crate::api::flows::{FlowSource, Names};
 use crate::api::server::Reporter;
+use crate::changes::{Changer, Revision, Revisions};
 use crate::explain::World;
 use crate::flows::walks::Walkers;
 use crate::health::{Board, Health, Line, Traffic};
 use crate::launch::Running;
 use crate::metrics::{Reloads, Snapshot, WorkerSample};
 use crate::random;
-use crate::report::{self, Accounts, DeviceLosses, Report};
-use crate::rules::Rules;
+use crate::report::{self, Accounts, DeviceLosses, NeighbourReport, Report};
 use crate::rules::build::{BackendKey, Builder, Built, NextHops, static_next_hops};
 use crate::rules::slots::Census;
+use crate::rules::{Document, Rules};
 use crate::slow_path::SlowPathCounters;
 use crate::worker_report::WorkerReport;
 
@@ -43,6 +46,12 @@ const NEXT_HOP_PATIENCE: Duration = Duration::from_secs(1);
 /// How often workers are told of weights that rise: a slow start of a few seconds is still smooth, and rulesets cost
 /// next to nothing.
 const RAMP_EVERY: Duration = Duration::from_millis(500);
+
+/// How often links and neighbours are looked at, for whoever asks how they stand.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// How long after a failure workers and kernel are told again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Reports of one worker that are heard at one look: who floods routers' errors does not keep control from its work.
 const PATH_REPORTS_AT_ONCE: usize = 256;
@@ -65,9 +74,17 @@ struct Inner {
     board: Board,
     /// By port, as of the last look.
     lost: Vec<DeviceLosses>,
+    /// By port, as of the last look.
+    standings: Vec<PortStanding>,
     /// By worker: its core, and the entries its flow table has room for.
     places: Vec<(usize, u32)>,
     reloads: Reloads,
+    /// The rules as typed.
+    revisions: Revisions,
+    /// Where changes of them are asked for.
+    changer: Changer,
+    /// How next hops stand, by what is asked for.
+    neighbours: Vec<NeighbourReport>,
 }
 
 impl Shared {
@@ -85,6 +102,11 @@ impl Reporter for Shared {
         for (port, lost) in report.ports.iter_mut().zip(&inner.lost) {
             port.lost = *lost;
         }
+        for (port, standing) in report.ports.iter_mut().zip(&inner.standings) {
+            standing.tell(port);
+        }
+        report.rules_revision = inner.revisions.current();
+        report.neighbours.clone_from(&inner.neighbours);
         add_health(&mut report, &inner.rules, &inner.board);
         let ports = inner.rules.ports.iter().enumerate().filter(|(_, port)| port.kernel);
         let twins =
@@ -98,6 +120,22 @@ impl Reporter for Shared {
         let inner = self.lock();
         let workers = (0..inner.counters.len()).map(|worker| inner.sample(worker)).collect();
         Snapshot { report, workers, reloads: inner.reloads }
+    }
+}
+
+impl Changes for Shared {
+    fn changer(&self) -> Changer {
+        self.lock().changer.clone()
+    }
+
+    fn document(&self, revision: Option<u64>) -> Option<(u64, Document)> {
+        let inner = self.lock();
+        let revision = revision.unwrap_or(inner.revisions.current());
+        Some((revision, inner.revisions.find(revision)?.clone()))
+    }
+
+    fn revisions(&self) -> Vec<Revision> {
+        self.lock().revisions.list()
     }
 }
 
@@ -189,14 +227,24 @@ pub(super) struct Director {
     lingering: BTreeSet<Prefix>,
     /// When workers were last told of weights that rise.
     ramps_told: Instant,
+    /// When rules and VIPs are told again, because workers or the kernel refused them.
+    retry_at: Option<Instant>,
+    /// When links and neighbours were looked at last.
+    looked_at: Instant,
     advice: Advice,
 }
 
 impl Director {
     /// Takes over a data path that knows no rules yet.
-    pub(super) async fn new(running: Running, rules: Rules, kernel: KernelSide) -> anyhow::Result<Self> {
+    pub(super) async fn new(
+        running: Running,
+        (rules, revisions): (Rules, Revisions),
+        kernel: KernelSide,
+        changer: Changer,
+    ) -> anyhow::Result<Self> {
         let health = Health::default();
         let facts: Vec<_> = running.ports.iter().map(|port| port.facts).collect();
+        let standings = running.ports.iter().zip(&rules.ports).map(PortStanding::new).collect();
         let inner = Inner {
             started: Instant::now(),
             macs: facts.iter().map(|facts| facts.mac).collect(),
@@ -207,8 +255,12 @@ impl Director {
             walkers: Walkers::new(running.workers.iter().map(|worker| worker.walks.clone())),
             board: health.board().clone(),
             lost: vec![DeviceLosses::default(); running.ports.len()],
+            standings,
             places: running.workers.iter().map(|worker| (worker.core, worker.table_capacity)).collect(),
             reloads: Reloads::default(),
+            revisions,
+            changer,
+            neighbours: Vec::new(),
             counters: running.workers.iter().map(|worker| Arc::clone(&worker.counters)).collect(),
         };
         let next_hops = NextHops::new();
@@ -221,6 +273,8 @@ impl Director {
             announced: BTreeSet::new(),
             lingering: BTreeSet::new(),
             ramps_told: Instant::now(),
+            retry_at: None,
+            looked_at: Instant::now(),
             advice: Advice::default(),
         })
     }
@@ -278,6 +332,9 @@ impl Director {
     /// Lets go of VIPs of removed services whose last connection has ended, and ends searches for connections from before
     /// a change of persistence.
     pub(super) async fn follow_lingering(&mut self) {
+        if self.retry_at.is_some() {
+            return;
+        }
         let gone = !self.lingering.is_empty() && self.lingering != self.lingering_vips();
         if !gone && !self.shared.lock().builder.can_settle_vips(&self.running) {
             return;
@@ -288,7 +345,31 @@ impl Director {
             Err(reason) => Err(reason),
         };
         if let Err(reason) = settled {
-            warn!("VIPs of removed services: {reason:#}");
+            self.try_again("VIPs of removed services", &reason);
+        }
+    }
+
+    /// What could not be told now is told a second later, and so on until it can: nobody else would.
+    fn try_again(&mut self, what: &str, reason: &anyhow::Error) {
+        warn!("{what}: {reason:#}; trying again in {RETRY_AFTER:?}");
+        self.retry_at = Some(Instant::now() + RETRY_AFTER);
+    }
+
+    /// Tells again what could not be told.
+    pub(super) async fn follow_failures(&mut self) {
+        if self.retry_at.is_none_or(|at| Instant::now() < at) {
+            return;
+        }
+        self.retry_at = None;
+        let rules = self.rules();
+        let next_hops = self.known_next_hops(&rules);
+        let mut told = self.publish(&rules, next_hops).await;
+        if told.is_ok() {
+            told = self.settle().await;
+        }
+        match told {
+            Ok(()) => info!("rules, next hops and VIPs are told"),
+            Err(reason) => self.try_again("rules, next hops and VIPs", &reason),
         }
     }
 
@@ -304,7 +385,7 @@ impl Director {
         self.ramps_told = Instant::now();
         let (rules, next_hops) = (self.rules(), self.next_hops.clone());
         if let Err(reason) = self.publish(&rules, next_hops).await {
-            warn!("slow start: {reason:#}");
+            self.try_again("slow start", &reason);
         }
     }
 
@@ -328,7 +409,7 @@ impl Director {
             told = self.settle().await;
         }
         if let Err(reason) = told {
-            warn!("health: {reason:#}");
+            self.try_again("health", &reason);
         }
     }
 
@@ -354,7 +435,7 @@ impl Director {
         }
         let (rules, next_hops) = (self.rules(), self.next_hops.clone());
         if let Err(reason) = self.publish(&rules, next_hops).await {
-            warn!("narrow ways: {reason:#}");
+            self.try_again("narrow ways", &reason);
         }
     }
 
@@ -396,7 +477,7 @@ impl Director {
         }
         self.tell_changes(&known);
         if let Err(reason) = self.publish(&rules, known).await {
-            warn!("next hops: {reason:#}");
+            self.try_again("next hops", &reason);
         }
     }
 
@@ -492,9 +573,26 @@ impl Director {
         Arc::clone(&self.shared.lock().rules)
     }
 
-    /// The revision built last.
-    pub(super) fn revision(&self) -> u64 {
-        self.shared.lock().builder.last().revision
+    /// The revision in force, and its rules as typed.
+    pub(super) fn document(&self) -> (u64, Document) {
+        let inner = self.shared.lock();
+        (inner.revisions.current(), inner.revisions.document().clone())
+    }
+
+    /// The revision in force, and the oldest that one can go back to.
+    pub(super) fn known_revisions(&self) -> (u64, u64) {
+        let inner = self.shared.lock();
+        (inner.revisions.current(), inner.revisions.oldest())
+    }
+
+    /// The rules as they were typed then.
+    pub(super) fn revision_document(&self, revision: u64) -> Option<Document> {
+        self.shared.lock().revisions.find(revision).cloned()
+    }
+
+    /// Remembers rules that are in force; returns their number.
+    pub(super) fn note_revision(&self, document: Document, by: String, changes: Vec<String>) -> u64 {
+        self.shared.lock().revisions.push(document, by, changes)
     }
 
     /// What the API may read.
@@ -543,9 +641,49 @@ impl Director {
         }
     }
 
+    /// Notes how next hops stand.
+    fn look_at_neighbours(&mut self) {
+        let (rules, unresolved) = (self.rules(), self.kernel.unresolved());
+        let ports = &self.running.ports;
+        let by_hand: BTreeSet<_> = rules.neighbours.iter().map(|neighbour| neighbour.address).collect();
+        let known = self.next_hops.iter().map(|(address, hop)| NeighbourReport {
+            address: *address,
+            port: ports.get(hop.port.as_usize()).map(|port| port.name.clone()),
+            mac: Some(hop.mac.to_string()),
+            is_on_link: hop.is_on_link,
+            source: if by_hand.contains(address) { "rules" } else { "kernel" }.to_owned(),
+            problem: None,
+        });
+        let missing = unresolved.into_iter().filter(|(address, _)| !self.next_hops.contains_key(address));
+        let missing = missing.map(|(address, problem)| NeighbourReport {
+            address,
+            port: None,
+            mac: None,
+            is_on_link: false,
+            source: "kernel".to_owned(),
+            problem: Some(problem),
+        });
+        let mut all: Vec<_> = known.chain(missing).collect();
+        all.sort_by_key(|neighbour| neighbour.address);
+        self.shared.lock().neighbours = all;
+    }
+
+    /// Asks for the ports' links, and tells of those that went up or down.
+    fn look_at_links(&self) {
+        let mut inner = self.shared.lock();
+        for (standing, port) in inner.standings.iter_mut().zip(&self.running.ports) {
+            standing.look(port);
+        }
+    }
+
     /// Says what an operator can mend.
     pub(super) fn advise(&mut self) {
         self.look_at_devices();
+        if self.looked_at.elapsed() >= LOOK_EVERY {
+            self.looked_at = Instant::now();
+            self.look_at_neighbours();
+            self.look_at_links();
+        }
         let workers: Vec<_> = self.running.workers.iter().map(|worker| worker.counters.as_ref()).collect();
         self.advice.look(&workers, Instant::now()).iter().for_each(|advice| warn!("{advice}"));
     }

@@ -111,8 +111,7 @@ fn walked(
     // What is found out here about thresholds is not for the workers.
     let full = Arc::new(world.ruleset.full.as_ref().clone());
     // Nor takes it a token that a worker's next newcomer needs.
-    let services =
-        world.ruleset.services.iter().map(|service| service.as_ref().map(|service| detached(service)));
+    let services = world.ruleset.services.iter().map(|service| service.as_ref().map(detached));
     let rules = Arc::new(Ruleset { full, services: services.collect(), ..world.ruleset.as_ref().clone() });
     let table = FlowTable::new(TABLE_ENTRIES, Backing::Plain, SECRET).context("memory")?;
     let mut state = LineState::new(table, worker, &world.macs, 0)

@@ -1,7 +1,7 @@
 //! Rules from what people of LVS have: the output of `ipvsadm -S` or a script of such commands, and keepalived.conf. What has no
 //! counterpart becomes a comment beside the service or backend it belongs to, and is counted; nothing is lost in silence.
 //!
-//! [`ipvsadm`] and [`keepalived`] read into a `draft`, `fit` makes it what the rules can say, `text` writes it. What becomes of what
+//! `ipvsadm` and `keepalived` read into a `draft`, `fit` makes it what the rules can say, `text` writes it. What becomes of what
 //! is told in docs/import.md.
 
 use std::fmt;

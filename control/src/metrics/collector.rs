@@ -146,7 +146,12 @@ fn ports(ports: &[PortReport], writer: &mut Writer<'_>) -> fmt::Result {
     });
     let lost: Vec<_> = lost.collect();
     let help = "Packets that the device itself lost: no free descriptor, damaged, no buffer, not sent";
-    writer.counted("port_lost_packets", help, &lost)
+    writer.counted("port_lost_packets", help, &lost)?;
+    let links =
+        ports.iter().filter_map(|port| Some((vec![("port", port.name.as_str())], u64::from(port.link?.up))));
+    let links: Vec<_> = links.collect();
+    let help = "1 if there is somebody at the other end of its link; only of ports whose device says so";
+    writer.gauges(&[("port_link_up", None, help, |up: &u64| *up)], &links)
 }
 
 fn packets(snapshot: &Snapshot, writer: &mut Writer<'_>) -> fmt::Result {

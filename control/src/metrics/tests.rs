@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::health::HealthReport;
-use crate::report::{BackendReport, PortReport, ServiceReport};
+use crate::report::{BackendReport, LinkReport, PortReport, ServiceReport};
 use crate::slow_path::TwinSnapshot;
 
 fn backend(address: &str) -> BackendReport {
@@ -35,7 +35,12 @@ fn snapshot() -> Snapshot {
     let mut report = Report {
         version: "1.2.3".into(),
         seconds: 2.5,
-        ports: vec![PortReport { name: "front".into(), rx_packets: 11, ..PortReport::default() }],
+        ports: vec![PortReport {
+            name: "front".into(),
+            rx_packets: 11,
+            link: Some(LinkReport { up: true, speed_mbps: None }),
+            ..PortReport::default()
+        }],
         services: vec![service],
         ..Report::default()
     };
@@ -55,6 +60,7 @@ fn a_scrape_tells_names_labels_units_and_values() {
         "crossdock_build_info{version=\"1.2.3\"} 1",
         "crossdock_uptime_seconds 2.5",
         "crossdock_reloads_total{result=\"refused\"} 1",
+        "crossdock_port_link_up{port=\"front\"} 1",
         "crossdock_port_receive_packets_total{port=\"front\"} 11",
         "# UNIT crossdock_port_receive_bytes bytes",
         "crossdock_dropped_packets_total{reason=\"no_local_port\"} 5",

@@ -9,6 +9,8 @@ mod gather;
 mod text;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
 
 pub use accounts::Accounts;
 pub use gather::report;
@@ -30,6 +32,9 @@ pub struct Report {
     pub seconds: f64,
     /// The ruleset in force in every worker; one more with each change of rules or next hops.
     pub revision: u64,
+    /// The revision of the rules, as changes and `crossdock revisions` count them; 0 in a replay.
+    #[serde(default)]
+    pub rules_revision: u64,
     /// Workers.
     pub workers: usize,
     /// What each worker counted; empty where there is only one.
@@ -50,6 +55,28 @@ pub struct Report {
     /// Packets of health checks to check addresses, once there were any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checks: Option<CheckSnapshot>,
+    /// How next hops stand, by address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<NeighbourReport>,
+}
+
+/// Another host that packets are sent to: a backend, or a router on the way to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NeighbourReport {
+    /// The backend's address.
+    #[schema(value_type = String)]
+    pub address: IpAddr,
+    /// The port towards it; `null` while it is not known.
+    pub port: Option<String>,
+    /// Its MAC, or its router's.
+    pub mac: Option<String>,
+    /// Whether that is its own: it stands on a link of the port.
+    pub is_on_link: bool,
+    /// Who says so: the `rules`, or the `kernel`.
+    pub source: String,
+    /// Why it is not known, in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 /// One port.
@@ -72,9 +99,43 @@ pub struct PortReport {
     /// What its device computes of packets that leave by it: `udp_checksum`, or nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub offloads: Vec<String>,
+    /// Its MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Bytes of the longest packet it sends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u16>,
+    /// The interface of its kernel twin, where it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub twin: Option<String>,
+    /// Whether it takes frames for other stations.
+    #[serde(default)]
+    pub promiscuous: bool,
+    /// Its link; nothing where its device does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkReport>,
     /// What it did with the packets it spreads by RSS; nothing where packets are steered in software.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rss: Option<RssReport>,
+}
+
+/// The link of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LinkReport {
+    /// Whether there is somebody at the other end.
+    pub up: bool,
+    /// Megabits a second; `null` where the device does not say.
+    pub speed_mbps: Option<u32>,
+}
+
+impl fmt::Display for LinkReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.up, self.speed_mbps) {
+            (false, _) => f.write_str("down"),
+            (true, Some(speed)) if speed > 0 => write!(f, "up, {speed} Mbit/s"),
+            (true, _) => f.write_str("up"),
+        }
+    }
 }
 
 /// Packets that a device lost before the line saw them, or after it let them go.

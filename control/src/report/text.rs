@@ -30,6 +30,9 @@ impl fmt::Display for Report {
         for port in &self.ports {
             let PortReport { name, device, rx_packets, rx_bytes, tx_packets, tx_bytes, .. } = port;
             writeln!(f, "{name:<14}{rx_packets:>14}{rx_bytes:>16}{tx_packets:>14}{tx_bytes:>16}  {device}")?;
+            if port.link.is_some_and(|link| !link.up) {
+                writeln!(f, "  its link is down")?;
+            }
             if let Some(rss) = &port.rss {
                 writeln!(f, "  {rss}")?;
             }
@@ -53,6 +56,12 @@ impl fmt::Display for Report {
         )?;
         for service in &self.services {
             service.write(f)?;
+        }
+        let lost =
+            self.neighbours.iter().filter_map(|neighbour| Some((neighbour, neighbour.problem.as_ref()?)));
+        for (place, (neighbour, problem)) in lost.enumerate() {
+            let blank = if place == 0 { "\n" } else { "" };
+            writeln!(f, "{blank}no next hop: {}: {problem}", neighbour.address)?;
         }
         self.write_totals(f)
     }

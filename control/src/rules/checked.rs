@@ -2,7 +2,7 @@
 //! [`Rules::parse`](crate::rules::Rules::parse), so no reader validates again. Not the file as typed (that is
 //! `file`, private to its parent) and not what workers read (the dataplane's ruleset is built from this).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use ipnet::IpNet;
 pub use super::device::Device;
 pub(super) use super::health::{CheckPlace, Health, Via};
 pub(super) use super::routes::Routes;
+use super::tls::ServerTls;
 pub use dataplane::prefix::Prefix;
 pub use dataplane::rules::scheduler::{HashKey, SchedulerKind, SchedulerSettings};
 pub use dataplane::rules::{Carrier, Source, Tunnel};
@@ -59,6 +60,18 @@ impl Rules {
 }
 
 impl Rules {
+    /// The same rules, sharing with `before` the services that are no others: so whoever compares both knows at once.
+    #[must_use]
+    pub fn sharing_with(mut self, before: &Self) -> Self {
+        let by_name: HashMap<_, _> = before.services.iter().map(|service| (&service.name, service)).collect();
+        for service in &mut self.services {
+            if let Some(same) = by_name.get(&service.name).filter(|same| **same == service) {
+                *service = Arc::clone(same);
+            }
+        }
+        self
+    }
+
     /// The networks of check addresses, where any are in use.
     pub fn check_networks(&self) -> Option<Checks> {
         let of_services = || {
@@ -185,6 +198,17 @@ pub struct Control {
     pub group: Option<String>,
     /// Where `/metrics` is answered over TCP too; nowhere else is anything of the API.
     pub metrics: Option<SocketAddr>,
+    /// Where the API is asked over TCP, by TLS.
+    pub remote: Option<Remote>,
+}
+
+/// The API on TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Who it is, and whom it believes; may change while it listens.
+    pub tls: ServerTls,
 }
 
 /// Token buckets of the slow path, each in packets per second over all twins, 1 to 10,000,000.
@@ -235,6 +259,8 @@ pub struct Port {
     pub mtu: Option<u16>,
     /// Whether it computes checksums over whole datagrams, where its device can and services need it.
     pub checksum_offload: bool,
+    /// Whether it takes frames for other stations, which the line then drops: for devices that filter what they should not.
+    pub promiscuous: bool,
 }
 
 /// The least MTU of a port: what every IPv4 host accepts (RFC 791 section 3.1).

@@ -29,6 +29,8 @@ pub struct Diff {
     pub decap_changed: bool,
     /// `[checks]` differs.
     pub checks_changed: bool,
+    /// Certificates of the API on TCP differ.
+    pub certificates_changed: bool,
     /// What cannot change while the process runs, each in one sentence. Not empty: the new rules cannot be
     /// applied.
     pub needs_restart: Vec<String>,
@@ -70,6 +72,7 @@ impl Diff {
             slow_path_changed: old.slow_path != new.slow_path,
             decap_changed: old.decap != new.decap,
             checks_changed: old.checks != new.checks,
+            certificates_changed: old.control.remote != new.control.remote,
             needs_restart: fixed_changes(old, new),
             ..Self::default()
         };
@@ -85,6 +88,9 @@ impl Diff {
         }
         if diff.checks_changed {
             diff.lines.push("~ check addresses".to_owned());
+        }
+        if diff.certificates_changed && diff.needs_restart.is_empty() {
+            diff.lines.push("~ certificates of the API".to_owned());
         }
         diff
     }
@@ -218,6 +224,8 @@ fn fixed_changes(old: &Rules, new: &Rules) -> Vec<String> {
     fixed("[control]: socket".into(), old.control.socket != new.control.socket);
     fixed("[control]: group".into(), old.control.group != new.control.group);
     fixed("[control]: metrics".into(), old.control.metrics != new.control.metrics);
+    let address = |rules: &Rules| rules.control.remote.as_ref().map(|remote| remote.address);
+    fixed("[control]: listen".into(), address(old) != address(new));
     changes.extend(port_changes(&old.ports, &new.ports));
     changes
 }
@@ -242,6 +250,7 @@ fn port_changes(old: &[Port], new: &[Port]) -> Vec<String> {
         fixed("vlan", before.vlan != port.vlan);
         fixed("mtu", before.mtu != port.mtu);
         fixed("checksum_offload", before.checksum_offload != port.checksum_offload);
+        fixed("promiscuous", before.promiscuous != port.promiscuous);
     }
     let gone = old.iter().filter(|before| !new.iter().any(|port| port.name == before.name));
     changes.extend(gone.map(|port| format!("[[port]] {}: removed: restart needed", port.name)));

@@ -45,6 +45,10 @@ pub(super) struct ControlTable {
     pub(super) socket: Field<String>,
     pub(super) group: Field<String>,
     pub(super) metrics: Field<String>,
+    pub(super) listen: Field<String>,
+    pub(super) certificate: Field<String>,
+    pub(super) key: Field<String>,
+    pub(super) client_ca: Field<String>,
 }
 
 /// `[slow_path]`
@@ -80,6 +84,7 @@ pub(super) struct PortTable {
     pub(super) vlan: VlanField,
     pub(super) mtu: Field<i128>,
     pub(super) checksum_offload: Field<bool>,
+    pub(super) promiscuous: Field<bool>,
 }
 
 /// `vlan = 100` or `vlan = [200, 100]`
@@ -268,12 +273,20 @@ impl DataplaneTable {
 }
 
 impl ControlTable {
-    const KEYS: [&str; 3] = ["socket", "group", "metrics"];
+    const KEYS: [&str; 7] = ["socket", "group", "metrics", "listen", "certificate", "key", "client_ca"];
 
     fn read(place: Place, table: &DeTable<'_>, problems: &mut Problems) -> Self {
         let fields = Fields::open(place, table, &Self::KEYS, problems);
         let mut text = |key| fields.text(key, problems);
-        Self { socket: text("socket"), group: text("group"), metrics: text("metrics") }
+        Self {
+            socket: text("socket"),
+            group: text("group"),
+            metrics: text("metrics"),
+            listen: text("listen"),
+            certificate: text("certificate"),
+            key: text("key"),
+            client_ca: text("client_ca"),
+        }
     }
 }
 
@@ -315,7 +328,7 @@ impl ChecksTable {
 }
 
 impl PortTable {
-    const KEYS: [&str; 9] = [
+    const KEYS: [&str; 10] = [
         "name",
         "device",
         "kernel",
@@ -325,6 +338,7 @@ impl PortTable {
         "vlan",
         "mtu",
         "checksum_offload",
+        "promiscuous",
     ];
 
     fn read(place: Place, table: &DeTable<'_>, problems: &mut Problems) -> Self {
@@ -343,6 +357,7 @@ impl PortTable {
             },
             mtu: fields.integer("mtu", problems),
             checksum_offload: fields.boolean("checksum_offload", problems),
+            promiscuous: fields.boolean("promiscuous", problems),
             place: fields.place,
         }
     }

@@ -12,6 +12,7 @@ mod check;
 mod checked;
 mod device;
 mod diff;
+mod document;
 mod drains;
 mod error;
 mod fields;
@@ -37,11 +38,12 @@ pub use checked::{
     Announce, Backend, BackendState, CORE_COUNT_MAX, Carrier, Checks, ClientAddress, Control, Dataplane,
     Decap, Device, Endpoint, Fate, Flows, HashKey, Idle, L4Ports, Limits, Listen, MTU_MIN, MTU_MIN_IPV6,
     MacAddress, Memory, Mode, Mss, Neighbour, NoBackend, NoFlow, OnTimeout, Persistence, Policy, Port,
-    Prefix, Protocol, Reuse, Rules, SchedulerKind, SchedulerSettings, Service, SlowPath, Source, Thresholds,
-    Timeouts, Tunnel, WEIGHT_MAX, Workers,
+    Prefix, Protocol, Remote, Reuse, Rules, SchedulerKind, SchedulerSettings, Service, SlowPath, Source,
+    Thresholds, Timeouts, Tunnel, WEIGHT_MAX, Workers,
 };
 pub use device::{KernelDriver, twin_ifname};
 pub use diff::{BackendChange, Diff, ServiceChange};
+pub use document::{Document, EditError, Values};
 pub use error::Diagnostics;
 pub use health::{
     Argv, Check, CheckPlace, DnsCheck, GrpcCheck, Health, HttpCheck, Initial, PassiveCheck, StatusRanges,
@@ -49,7 +51,7 @@ pub use health::{
 };
 pub(crate) use near::nearest;
 pub use nested::{Nested, nested};
-pub use tls::Tls;
+pub use tls::{ServerTls, Tls};
 pub(crate) use values::is_host;
 pub use words::no_flow_word;
 
@@ -63,6 +65,14 @@ impl Rules {
     /// # Errors
     /// Everything that is wrong with it; when it cannot be read or is not UTF-8, that alone.
     pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        Self::read(path).map(|(rules, _)| rules)
+    }
+
+    /// The same, with the text that was read.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn read(path: &Path) -> Result<(Self, String), Diagnostics> {
         let name = path.display().to_string();
         let alone = |problem: Problem, source: &str| {
             let mut problems = Problems::default();
@@ -72,7 +82,7 @@ impl Rules {
         let bytes = fs::read(path)
             .map_err(|error| alone(Problem::new(format!("cannot read the rules: {error}")), ""))?;
         match str::from_utf8(&bytes) {
-            Ok(text) => Self::parse(&name, text),
+            Ok(text) => Ok((Self::parse(&name, text)?, text.to_owned())),
             Err(error) => {
                 let start = error.valid_up_to();
                 let byte = bytes.get(start).copied().unwrap_or_default();

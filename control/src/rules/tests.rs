@@ -35,7 +35,12 @@ fn the_smallest_file_has_the_defaults() {
                 fragments: FragmentLimits { datagrams: 4_096, waiting: 256, timeout_ms: 3_000 },
                 idle: Idle::Poll
             },
-            control: Control { socket: "/run/crossdock/crossdock.sock".into(), group: None, metrics: None },
+            control: Control {
+                socket: "/run/crossdock/crossdock.sock".into(),
+                group: None,
+                metrics: None,
+                remote: None
+            },
             slow_path: SlowPath { arp: 2_000, routing: 20_000, local: 50_000, rest: 1_000 },
             decap: None,
             checks: None,
@@ -49,6 +54,7 @@ fn the_smallest_file_has_the_defaults() {
                 vlan: None,
                 mtu: None,
                 checksum_offload: true,
+                promiscuous: false,
             }],
             neighbours: vec![],
             services: vec![],

@@ -1,5 +1,5 @@
-//! What the rules say about TLS towards backends, ready to connect with: a CA is read once, with the rules, and however many backends
-//! share it.
+//! What the rules say about TLS, ready to connect with: towards backends, where a CA is read once, with the rules, and however many
+//! backends share it; and of the API on TCP.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig, SignatureScheme};
 use tokio_rustls::TlsConnector;
 
 /// How a backend is reached by TLS.
@@ -110,6 +111,59 @@ impl Tls {
     /// What makes connections.
     pub fn connector(&self) -> &TlsConnector {
         &self.connector.0
+    }
+}
+
+/// What the API on TCP shows, and whom it believes.
+#[derive(Clone)]
+pub struct ServerTls {
+    config: Arc<ServerConfig>,
+    /// The files as they were read: what makes it another one.
+    files: Arc<[Vec<u8>; 3]>,
+}
+
+impl PartialEq for ServerTls {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files
+    }
+}
+
+impl Eq for ServerTls {}
+
+impl fmt::Debug for ServerTls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerTls")
+    }
+}
+
+impl ServerTls {
+    /// With its certificate, its private key and the certificates that vouch for clients, each in PEM.
+    ///
+    /// # Errors
+    /// What is wrong with which of them, in words.
+    pub(super) fn new(certificate: Vec<u8>, key: Vec<u8>, client_ca: Vec<u8>) -> Result<Self, String> {
+        let provider = Arc::new(ring::default_provider());
+        let chain = certificates(&certificate).map_err(|why| format!("`certificate`: {why}"))?;
+        let private = PrivateKeyDer::from_pem_slice(&key)
+            .map_err(|error| format!("`key`: it holds no private key in PEM: {error}"))?;
+        let mut roots = RootCertStore::empty();
+        for root in certificates(&client_ca).map_err(|why| format!("`client_ca`: {why}"))? {
+            roots.add(root).map_err(|error| format!("`client_ca`: {error}"))?;
+        }
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), Arc::clone(&provider));
+        let clients = clients.build().map_err(|error| format!("`client_ca`: {error}"))?;
+        let versions = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = versions
+            .map_err(|error| error.to_string())?
+            .with_client_cert_verifier(clients)
+            .with_single_cert(chain, private)
+            .map_err(|error| format!("`certificate` and `key`: {error}"))?;
+        Ok(Self { config: Arc::new(config), files: Arc::new([certificate, key, client_ca]) })
+    }
+
+    /// As connections need it.
+    pub fn config(&self) -> &Arc<ServerConfig> {
+        &self.config
     }
 }
 

@@ -33,7 +33,7 @@ mod way;
 /// The rules, or nothing when there are problems. Files that the rules name are looked for in `directory`.
 pub(super) fn check(file: &File, directory: &Path, problems: &mut Problems) -> Option<Rules> {
     let dataplane = settings::dataplane(&file.dataplane, problems);
-    let control = settings::control(&file.control, problems);
+    let control = settings::control(&file.control, directory, problems);
     let slow_path = settings::slow_path(&file.slow_path, problems);
     let ports = ports::check(&file.ports, problems);
     let neighbours = neighbours::check(&file.neighbours, &ports, problems);

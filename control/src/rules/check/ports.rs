@@ -63,6 +63,7 @@ pub(super) struct PortDraft {
     vlan: Option<VlanTags>,
     mtu: Option<u16>,
     checksum_offload: Option<bool>,
+    promiscuous: Option<bool>,
 }
 
 impl PortDraft {
@@ -77,6 +78,7 @@ impl PortDraft {
             vlan: self.vlan,
             mtu: self.mtu,
             checksum_offload: self.checksum_offload?,
+            promiscuous: self.promiscuous?,
         })
     }
 }
@@ -151,6 +153,7 @@ fn port(table: &PortTable, problems: &mut Problems) -> PortDraft {
         vlan: vlan(&table.vlan, problems),
         mtu: mtu(table, problems),
         checksum_offload: or_default(&table.checksum_offload, true, problems, |&offload| Ok(offload)),
+        promiscuous: or_default(&table.promiscuous, false, problems, |&promiscuous| Ok(promiscuous)),
         device,
     }
 }

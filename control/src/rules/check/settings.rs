@@ -1,6 +1,8 @@
 //! `[dataplane]`, `[control]` and `[slow_path]`: values that depend on no other.
 
-use std::path::PathBuf;
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use dataplane::fragments::FragmentLimits;
@@ -8,11 +10,12 @@ use dataplane::index::WORKERS_MAX;
 use toml::Spanned;
 
 use super::{each, no_duplicates, no_more_than, or_default};
-use crate::rules::checked::{CORE_COUNT_MAX, Control, Dataplane, Idle, Memory, SlowPath, Workers};
+use crate::rules::checked::{CORE_COUNT_MAX, Control, Dataplane, Idle, Memory, Remote, SlowPath, Workers};
 use crate::rules::device::SOCKET_PATH_BYTES_MAX;
 use crate::rules::error::{Problem, Problems};
 use crate::rules::fields::Field;
 use crate::rules::file::{ControlTable, DataplaneTable, SlowPathTable, WorkersField};
+use crate::rules::tls::ServerTls;
 use crate::rules::values::{choice, duration, whole};
 
 const MAX_FLOWS_DEFAULT: u32 = 1_000_000;
@@ -108,7 +111,7 @@ fn workers(field: &WorkersField, shares_cores: bool, problems: &mut Problems) ->
     Some(Workers::Cores(list.into_iter().map(Spanned::into_inner).collect()))
 }
 
-pub(super) fn control(table: &ControlTable, problems: &mut Problems) -> Option<Control> {
+pub(super) fn control(table: &ControlTable, directory: &Path, problems: &mut Problems) -> Option<Control> {
     let socket = or_default(&table.socket, PathBuf::from(SOCKET_DEFAULT), problems, |text| {
         let fits = text.len() <= SOCKET_PATH_BYTES_MAX && !text.contains('\0');
         if text.starts_with('/') && !text.ends_with('/') && fits {
@@ -132,7 +135,49 @@ pub(super) fn control(table: &ControlTable, problems: &mut Problems) -> Option<C
             )
         })
     });
-    Some(Control { socket: socket?, group: group?, metrics: metrics? })
+    let remote = remote(table, directory, problems);
+    Some(Control { socket: socket?, group: group?, metrics: metrics?, remote: remote? })
+}
+
+/// `listen` with its three files, which have no use without it.
+fn remote(table: &ControlTable, directory: &Path, problems: &mut Problems) -> Option<Option<Remote>> {
+    let files = [("certificate", &table.certificate), ("key", &table.key), ("client_ca", &table.client_ca)];
+    let Field::Value(listen) = &table.listen else {
+        for (key, written) in files.iter().filter_map(|(key, field)| Some((key, field.value()?))) {
+            problems.push(
+                Problem::new(format!("`{key}` without `listen`"))
+                    .at(written.span())
+                    .help("`listen = \"192.0.2.5:9443\"` says where the API is asked over TCP"),
+            );
+        }
+        return matches!(table.listen, Field::Absent).then_some(None);
+    };
+    let address: Option<SocketAddr> = problems.take(
+        listen.span(),
+        listen.get_ref().parse().map_err(|_| {
+            Problem::new(format!("{:?} is not an address and a port", listen.get_ref()))
+                .help("such as \"192.0.2.5:9443\" or \"[2001:db8::5]:9443\"")
+        }),
+    );
+    let [certificate, key, client_ca] = files.map(|(key, field)| {
+        if matches!(field, Field::Absent) {
+            problems.push(
+                Problem::new(format!("`listen` without `{key}`")).at(listen.span()).label("over TLS alone").help(
+                    "it needs `certificate` and `key`, which are its own, and `client_ca`, which vouches for whoever may ask",
+                ),
+            );
+        }
+        let file = field.value()?;
+        let path = directory.join(file.get_ref());
+        let read = fs::read(&path);
+        problems.take(
+            file.span(),
+            read.map_err(|error| Problem::new(format!("cannot read {}: {error}", path.display()))),
+        )
+    });
+    let tls = ServerTls::new(certificate?, key?, client_ca?);
+    let tls = problems.take(listen.span(), tls.map_err(Problem::new))?;
+    Some(Some(Remote { address: address?, tls }))
 }
 
 pub(super) fn slow_path(table: &SlowPathTable, problems: &mut Problems) -> Option<SlowPath> {
