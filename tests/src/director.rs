@@ -115,14 +115,24 @@ impl Director {
     /// Starts it without waiting for anything.
     #[must_use]
     pub fn spawn(lab: &Lab, rules: &str) -> Self {
+        Self::spawn_with(lab, rules, &[])
+    }
+
+    /// The same, with more options of `crossdock run`.
+    #[must_use]
+    pub fn spawn_with(lab: &Lab, rules: &str, options: &[&str]) -> Self {
         let socket = lab.directory().join("crossdock.sock");
         let path = lab.directory().join("rules.toml");
         write_rules(&path, &socket, rules);
-        let binary = binary().display().to_string();
-        let argv =
-            [&binary, "run", "-c", &path.display().to_string(), "--summary", "json"].map(str::to_owned);
-        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let (binary, file) = (binary().display().to_string(), path.display().to_string());
+        let mut argv = vec![binary.as_str(), "run", "-c", &file, "--summary", "json"];
+        argv.extend(options);
         Self { process: lab.start("director", "crossdock", &argv), rules: path, socket }
+    }
+
+    /// Puts these rules in the file, and says nothing to anybody.
+    pub fn write_rules(&self, rules: &str) {
+        write_rules(&self.rules, &self.socket, rules);
     }
 
     /// Its process.
@@ -142,6 +152,12 @@ impl Director {
         let mut command = Command::new(binary());
         command.args(words).arg("--socket").arg(&self.socket).args(options);
         command
+    }
+
+    /// Its API's socket.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// `crossdock status --json`, when it answers.

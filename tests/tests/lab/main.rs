@@ -4,7 +4,9 @@
 
 mod af_xdp;
 mod answers;
+mod changes;
 mod connections;
+mod day;
 mod doctor;
 mod explain;
 mod flows;
