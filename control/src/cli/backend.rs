@@ -29,7 +29,7 @@ struct Add {
     /// Its weight
     #[arg(short, long)]
     weight: Option<u32>,
-    /// Any key of [[service.backend]]
+    /// Any key of `[[service.backend]]`
     #[arg(value_name = "KEY=VALUE", value_parser = setting)]
     settings: Vec<Setting>,
     #[command(flatten)]
@@ -44,7 +44,7 @@ struct Set {
     /// Its weight; 0 gets no new connections
     #[arg(short, long)]
     weight: Option<u32>,
-    /// Keys of [[service.backend]]; `KEY=` takes one out
+    /// Keys of `[[service.backend]]`; `KEY=` takes one out
     #[arg(value_name = "KEY=VALUE", value_parser = setting, required_unless_present = "weight")]
     settings: Vec<Setting>,
     #[command(flatten)]

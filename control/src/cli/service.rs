@@ -24,7 +24,7 @@ enum Command {
 
 /// Add a service
 ///
-/// Any key of [[service]] may follow as KEY=VALUE: `hash=source timeouts.established=15m`. `crossdock backend add` gives it backends.
+/// Any key of `[[service]]` may follow as KEY=VALUE: `hash=source timeouts.established=15m`. `crossdock backend add` gives it backends.
 #[derive(Args, Debug)]
 struct Add {
     /// Its name
@@ -78,7 +78,7 @@ fn backend(text: &str) -> anyhow::Result<Value> {
 struct Set {
     /// Its name
     name: String,
-    /// Keys of [[service]]; dots lead into tables: `timeouts.established=15m`
+    /// Keys of `[[service]]`; dots lead into tables: `timeouts.established=15m`
     #[arg(value_name = "KEY=VALUE", value_parser = setting, required = true)]
     settings: Vec<Setting>,
     #[command(flatten)]
