@@ -1,6 +1,6 @@
 //! Golden captures: in `tests/golden/NAME`, `rules.toml` and `in.pcap` go through `crossdock replay`, and
 //! every byte that leaves (`out.pcap`) and every counter (`counters.json`) must be as recorded. tshark, which
-//! nobody here wrote, checks the checksums of what left.
+//! nobody here wrote, checks the checksums and the lengths of what left, header by header to the innermost.
 //!
 //! `CROSSDOCK_GOLDEN=rewrite cargo test -p control --test golden` records anew, for review in git;
 //! `tests/golden/make.py` (scapy) makes the `in.pcap`s.
@@ -26,6 +26,7 @@ fn cases() -> Vec<PathBuf> {
     cases.sort();
     let names: Vec<_> = cases.iter().map(|case| case.file_name().unwrap().to_str().unwrap()).collect();
     let expected = [
+        "client-address",
         "dr-tcp",
         "echo",
         "fragments",
@@ -36,11 +37,17 @@ fn cases() -> Vec<PathBuf> {
         "lying-lengths",
         "matching",
         "mh",
+        "mss",
+        "mtu",
         "nat",
         "policy",
         "schedulers",
+        "sctp",
+        "server-ids",
+        "translation",
         "tunnel",
         "tunnel-errors",
+        "tunnel-variants",
         "udp",
     ];
     assert_eq!(names, expected);
@@ -84,67 +91,138 @@ fn the_books_balance() {
         let dropped: u64 = drops.values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(packets["dropped"], dropped, "{}", case.display());
         let out = sum("tx_packets") + packets["punted"].as_u64().unwrap() + dropped;
-        let own = packets["own_resets"].as_u64().unwrap();
+        // What is cut here leaves in two parts, in all cases.
+        let own = packets["own_resets"].as_u64().unwrap() + packets["fragmented"].as_u64().unwrap();
         assert_eq!(sum("rx_packets") + own, out, "{}", case.display());
     }
 }
 
-/// What tshark says of the checksums of a packet, quoted ones and reassembled ones among them.
-struct Statuses {
-    /// Of each IPv4 header.
+/// What tshark says of a packet, of quoted and reassembled ones within it too.
+struct Judgement {
+    /// The checksum of each IPv4 header.
     ip: Vec<String>,
-    /// Of the ICMP or ICMPv6 message, else of the TCP or UDP header. Of a TCP header that is quoted tshark says nothing true where
+    /// Of the ICMP or ICMPv6 message, else of the TCP, UDP or SCTP header. Of a TCP header that is quoted tshark says nothing true where
     /// less than the segment is.
     l4: Vec<String>,
     /// It is a fragment: what is told of it is told with the last one of its datagram.
     is_part: bool,
+    /// What is not true of its lengths; what tshark calls malformed or bogus.
+    complaints: Vec<String>,
 }
 
-fn statuses(capture: &Path) -> Vec<Statuses> {
-    const PROTOCOLS: [&str; 5] = ["ip", "tcp", "udp", "icmp", "icmpv6"];
+fn judge(capture: &Path) -> Vec<Judgement> {
+    const PROTOCOLS: [&str; 6] = ["ip", "tcp", "udp", "sctp", "icmp", "icmpv6"];
     let checks = ["ip", "tcp", "udp"].map(|protocol| format!("{protocol}.check_checksum:TRUE"));
     let mut fields = PROTOCOLS.map(|protocol| format!("{protocol}.checksum.status")).to_vec();
     fields.extend(["ip.flags.mf", "ip.frag_offset", "ipv6.fraghdr.ident"].map(str::to_owned));
+    fields.extend(["frame.len", "frame.protocols", "ip.len", "ip.hdr_len", "ipv6.plen"].map(str::to_owned));
+    // What may hold the separator comes last.
+    fields.extend(["udp.length", "gre.key", "_ws.malformed", "_ws.expert.message"].map(str::to_owned));
     let output = Command::new("tshark")
         .arg("-r")
         .arg(capture)
         .args(checks.iter().flat_map(|check| ["-o", check]))
-        // GUE's variant 1 is IP in UDP.
-        .args(["-d", "udp.port==6080,ip", "-T", "fields", "-E", "separator=;"])
+        .args(["-o", "sctp.checksum:crc-32c"])
+        // GUE's variant 1 is IP in UDP. What is sent to the ports of DNS here is none.
+        .args(["-d", "udp.port==6080,ip", "--disable-protocol", "dns", "--disable-protocol", "mdns"])
+        .args(["-T", "fields", "-E", "separator=;"])
         .args(fields.iter().flat_map(|field| ["-e", field]))
         .output()
         .unwrap_or_else(|error| panic!("tshark cannot be run ({error}): apt-get install tshark"));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let of_line = |line: &str| {
-        let split =
-            |column: &str| column.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
-        let columns: Vec<Vec<String>> = line.split(';').map(split).collect();
-        let [ip, tcp, udp, icmp, icmpv6, more, offset, part6] = &columns[..] else { panic!("{line:?}") };
-        let message = [&icmp[..], icmpv6].concat();
-        let l4 = if message.is_empty() { [&tcp[..], udp].concat() } else { message };
-        // The first is the packet's own, the second what it quotes.
-        let is_set = |column: &[String]| column.first().is_some_and(|value| value != "0" && value != "False");
-        let is_part = is_set(more) || is_set(offset) || !part6.is_empty();
-        Statuses { ip: ip.clone(), l4, is_part }
+    String::from_utf8(output.stdout).unwrap().lines().map(|line| judgement(line, fields.len())).collect()
+}
+
+/// Reads a line of tshark's, which has so many fields.
+fn judgement(line: &str, field_count: usize) -> Judgement {
+    let split = |column: &str| column.split(',').filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    let columns: Vec<Vec<String>> = line.splitn(field_count, ';').map(split).collect();
+    let [ip, tcp, udp, sctp, icmp, icmpv6, more, offset, part6, frame_len, names, rest @ ..] = &columns[..]
+    else {
+        panic!("{line:?}")
     };
-    String::from_utf8(output.stdout).unwrap().lines().map(of_line).collect()
+    let message = [&icmp[..], icmpv6].concat();
+    let l4 = if message.is_empty() { [&tcp[..], udp, sctp].concat() } else { message };
+    // The first is the packet's own, the second what it quotes.
+    let is_set = |column: &[String]| column.first().is_some_and(|value| value != "0" && value != "False");
+    let is_part = is_set(more) || is_set(offset) || !part6.is_empty();
+    let [ip_len, header_len, plen, udp_len, key, malformed, expert] = rest else { panic!("{line:?}") };
+    let numbers = |column: &[String]| column.iter().map(|text| text.parse().unwrap()).collect::<Vec<usize>>();
+    let lengths = Lengths {
+        ip: numbers(ip_len).into_iter().zip(numbers(header_len)).collect(),
+        ipv6: numbers(plen),
+        udp: numbers(udp_len),
+        has_gre_key: !key.is_empty(),
+    };
+    let mut complaints: Vec<_> =
+        expert.iter().filter(|text| text.contains("ogus") || text.contains("alformed")).cloned().collect();
+    complaints.extend(malformed.iter().map(|_| "malformed".to_owned()));
+    complaints.extend(lengths.untrue(numbers(frame_len)[0], &names.join(","), is_part));
+    Judgement { ip: ip.clone(), l4, is_part, complaints }
+}
+
+/// The lengths that the headers of a packet claim, each kind from the outermost on.
+struct Lengths {
+    /// Total, and of the header.
+    ip: Vec<(usize, usize)>,
+    /// Behind the header.
+    ipv6: Vec<usize>,
+    udp: Vec<usize>,
+    has_gre_key: bool,
+}
+
+impl Lengths {
+    /// A length that is not exactly what the header around leaves. `names` are the packet's protocols as tshark has them. What an ICMP error
+    /// quotes, what is put together from fragments, and what stands behind an IPv6 extension may be shorter, and ends the walk; the last
+    /// fragment of a datagram is followed to its own header.
+    fn untrue(&self, frame_len: usize, names: &str, is_part: bool) -> Option<String> {
+        const ETHERNET_LEN: usize = 14;
+        const FRAME_LEN_MIN: usize = 60;
+        let (mut ip, mut ipv6, mut udp) = (self.ip.iter(), self.ipv6.iter(), self.udp.iter());
+        let names: Vec<_> = names.split(':').collect();
+        let mut room = frame_len - ETHERNET_LEN;
+        for (at, name) in names.iter().enumerate() {
+            let is_outermost = room == frame_len - ETHERNET_LEN;
+            let (claimed, header_len) = match *name {
+                // Of IPv6 in GUE's variant 1 tshark says "ip" first, which it is told to expect.
+                "ip" if names.get(at + 1) == Some(&"ipv6") && at > 0 && names[at - 1] == "udp" => continue,
+                "ip" => *ip.next()?,
+                "ipv6" => (ipv6.next()? + 40, 40),
+                "udp" => (*udp.next()?, 8),
+                "gre" => (room, if self.has_gre_key { 8 } else { 4 }),
+                "eth" | "ethertype" => continue,
+                _ => return None,
+            };
+            // Ethernet pads, and captures that are replayed may be padded beyond that.
+            let is_padded = is_outermost && claimed < room && frame_len <= FRAME_LEN_MIN + ETHERNET_LEN;
+            if claimed != room && !is_padded {
+                return Some(format!("{name} of {claimed} bytes in {room}"));
+            }
+            if is_part && matches!(*name, "ip" | "ipv6") {
+                return None;
+            }
+            room = claimed - header_len;
+        }
+        None
+    }
 }
 
 #[test]
-fn tshark_finds_every_checksum_right() {
+fn tshark_finds_every_checksum_right_and_every_length_true() {
     let mut checked = 0;
     for case in cases() {
-        for (number, Statuses { ip, l4, is_part }) in statuses(&case.join("out.pcap")).into_iter().enumerate()
-        {
+        for (number, judgement) in judge(&case.join("out.pcap")).into_iter().enumerate() {
+            let Judgement { ip, l4, is_part, complaints } = judgement;
             let what = format!("{} packet {}", case.display(), number + 1);
             assert!(ip.iter().all(|status| status == GOOD), "{what}: IPv4 {ip:?}");
             assert!(l4.iter().all(|status| status != BAD), "{what}: {l4:?}");
             let is_told = l4.first().is_some_and(|status| status == GOOD || status == NOT_PRESENT);
             assert!(is_told || is_part, "{what}: {l4:?}");
+            assert!(complaints.is_empty(), "{what}: {complaints:?}");
             checked += 1;
         }
     }
-    assert!(checked > 200, "only {checked} packets");
+    assert!(checked > 800, "only {checked} packets");
 }
 
 #[test]
@@ -155,6 +233,25 @@ fn tshark_would_notice_a_wrong_checksum() {
     capture[24 + 16 + 14 + 15] ^= 1;
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), capture).unwrap();
-    let statuses = &statuses(file.path())[0];
-    assert_eq!((&statuses.ip[..], &statuses.l4[..]), (&[BAD.to_owned()][..], &[BAD.to_owned()][..]));
+    let judged = &judge(file.path())[0];
+    assert_eq!((&judged.ip[..], &judged.l4[..]), (&[BAD.to_owned()][..], &[BAD.to_owned()][..]));
+}
+
+/// Of a tunnel packet: outer and inner IPv4 lengths, and those of UDP in GUE, each one less than it is.
+#[test]
+fn tshark_would_notice_a_wrong_length() {
+    let case = cases().into_iter().find(|case| case.ends_with("tunnel")).unwrap();
+    let capture = fs::read(case.join("out.pcap")).unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let complaints = |capture: &[u8]| {
+        fs::write(file.path(), capture).unwrap();
+        judge(file.path()).remove(0).complaints
+    };
+    assert_eq!(complaints(&capture), Vec::<String>::new());
+    // The first packet is IPv4 in IPv4: the low bytes of both total lengths.
+    for at in [3, 23] {
+        let mut lying = capture.clone();
+        lying[24 + 16 + 14 + at] -= 1;
+        assert!(!complaints(&lying).is_empty(), "byte {at}");
+    }
 }

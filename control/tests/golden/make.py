@@ -8,9 +8,9 @@ import random
 from pathlib import Path
 
 from scapy.all import (
-    ARP, GRE, ICMP, IP, TCP, UDP, Ether, ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NS,
+    ARP, GRE, ICMP, IP, SCTP, TCP, UDP, Ether, ICMPv6DestUnreach, ICMPv6EchoReply, ICMPv6EchoRequest, ICMPv6ND_NS,
     ICMPv6PacketTooBig, ICMPv6ParamProblem, ICMPv6TimeExceeded, IPOption, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrHopByHop,
-    RawPcapWriter, fragment, raw,
+    IPv6ExtHdrRouting, RawPcapWriter, SCTPChunkData, SCTPChunkInit, fragment, raw,
 )
 
 HERE = Path(__file__).parent
@@ -454,7 +454,7 @@ def tunnel_errors():
         80: lambda inner: IP(**v4) / inner,
         81: lambda inner: IPv6(**v6) / inner,
         82: lambda inner: IP(**v4 | {"src": "172.16.1.2"}) / GRE(key_present=1, key=77) / inner,
-        83: lambda inner: IPv6(**v6) / UDP(sport=9, dport=6080, chksum=1) / bytes([0, 4 if IP in inner else 41, 0, 0]) / inner,
+        83: lambda inner: IPv6(**v6) / UDP(sport=9, dport=6081, chksum=1) / bytes([0, 4 if IP in inner else 41, 0, 0]) / inner,
     }
     for dport, outer in tunnels.items():
         inners = [
@@ -532,6 +532,195 @@ def schedulers():
     capture.write("schedulers")
 
 
+def from_backend_of_family(is_v6, connection, l4):
+    """An answer to the n-th connection to a backend of that family, from 1."""
+    if is_v6:
+        address = f"2001:db8:1::{0x40 + connection % 4:x}"
+        return Ether(dst=BACK, src="02:00:00:00:06:21") / IPv6(src="2001:db8:1::21", dst=address, hlim=64) / l4
+    return from_backend("10.0.0.21", connection, l4)
+
+
+def translation():
+    """NAT64 and NAT46, TCP and UDP, and errors about both; then what may not be translated."""
+    capture = Capture()
+    for is_v6 in (True, False):
+        ask = (lambda number, l4, **ip: to_vip6(number, l4, **ip)) if is_v6 else to_vip
+        answer = lambda connection, l4: from_backend_of_family(not is_v6, connection, l4)
+        for number in range(4):
+            port, connection = (client6 if is_v6 else client)(number)[1], number + 1
+            local_port = 1024 + connection // 4
+            capture.add(ask(number, TCP(sport=port, dport=80, flags="S", seq=1, options=[("MSS", 1460)])))
+            capture.add(answer(connection, TCP(sport=8080, dport=local_port, flags="SA", seq=7, ack=2, options=[("MSS", 1460)])))
+            capture.add(ask(number, TCP(sport=port, dport=80, flags="PA", seq=2, ack=8) / (b"r" * (5 + number))))
+            capture.add(answer(connection, TCP(sport=8080, dport=local_port, flags="PA", seq=8, ack=7 + number) / bytes(1_300)))
+        for number in range(4):
+            # Local endpoints are counted on, whatever the protocol.
+            port, connection = (client6 if is_v6 else client)(number)[1], number + 5
+            local_port = 1024 + connection // 4
+            capture.add(ask(number, UDP(sport=port, dport=53) / (b"q" * number)))
+            capture.add(answer(connection, UDP(sport=5300, dport=local_port) / (b"a" * (20 + number))))
+        # Over IPv4 one may have no checksum, over IPv6 none may.
+        port = (client6 if is_v6 else client)(0)[1]
+        capture.add(ask(0, UDP(sport=port, dport=53, chksum=0) / b"none"))
+        capture.add(answer(5, UDP(sport=5300, dport=1025, chksum=0) / b"none"))
+        # A router before the backend, in the backend's family; one before the client, in the client's.
+        if is_v6:
+            quoted = raw(IP(src=local(5)[0], dst="10.0.0.21", ttl=60) / UDP(sport=1025, dport=5300) / (b"q" * 40))
+            router = Ether(dst=BACK, src="02:00:00:00:01:15") / IP(src="10.0.0.254", dst=local(5)[0], ttl=60)
+            errors = [ICMP(type=3, code=4, nexthopmtu=1_400), ICMP(type=3, code=3), ICMP(type=11), ICMP(type=3, code=0)]
+            header_len = 20
+        else:
+            quoted = raw(IPv6(src="2001:db8:1::41", dst="2001:db8:1::21") / UDP(sport=1025, dport=5300) / (b"q" * 40))
+            router = Ether(dst=BACK, src="02:00:00:00:06:21") / IPv6(src="2001:db8:1::fe", dst="2001:db8:1::41", hlim=60)
+            errors = [ICMPv6PacketTooBig(mtu=1_400), ICMPv6DestUnreach(code=4), ICMPv6TimeExceeded(), ICMPv6DestUnreach(code=1)]
+            header_len = 40
+        for error in errors:
+            for length in (8, 30):
+                capture.add(router / error / quoted[: header_len + length])
+        bad = raw(router / errors[0] / quoted)
+        capture.add(changed(bad, len(bad) - 1, bad[-1] ^ 1))
+    # On a way of its own; a header that a bit fell over in; the last hop; a fragment.
+    port = client(0)[1]
+    capture.add(to_vip(0, UDP(sport=port, dport=53) / b"routed", options=[IPOption(b"\x83\x07\x04\xc0\x00\x02\x09\x00")]))
+    capture.add(to_vip6(0, IPv6ExtHdrRouting(segleft=1, addresses=["2001:db8::99"]) / UDP(sport=client6(0)[1], dport=53) / b"routed"))
+    capture.add(changed(to_vip(0, UDP(sport=port, dport=53) / b"fallen over"), 18, 0x55))
+    low = to_vip(0, UDP(sport=port, dport=53) / b"low")
+    low[IP].ttl = 1
+    capture.add(low)
+    for piece in fragment(to_vip(0, UDP(sport=port, dport=53) / (b"f" * 900), id=7), fragsize=600):
+        capture.add(piece)
+    capture.write("translation")
+
+
+def client_address():
+    """A connection with each way to tell who the client is, and one over IPv6: there and back until both have spoken."""
+    capture = Capture()
+    options = [("MSS", 1460)]
+    lengths = {80: len("PROXY TCP4 198.51.100.1 203.0.113.10 40000 80\r\n"), 81: 28, 82: 0}
+    for number, (dport, length) in enumerate(lengths.items()):
+        address, port = client(0)
+        connection = number + 1
+        ask = lambda flags, seq, ack, data=b"", **more: capture.add(
+            to_vip(0, TCP(sport=port, dport=dport, flags=flags, seq=seq, ack=ack, **more) / data)
+        )
+        answer = lambda flags, seq, ack, data=b"", **more: capture.add(
+            from_backend("10.0.0.21", connection, TCP(sport=8080, dport=local(connection)[1], flags=flags, seq=seq, ack=ack, **more) / data)
+        )
+        ask("S", 1, 0, options=options)
+        answer("SA", 7, 2, options=options)
+        ask("A", 2, 8)
+        ask("PA", 2, 8, b"GET /")
+        ask("PA", 2, 8, b"GET /")
+        answer("A", 8, 2 + length + 5)
+        answer("PA", 8, 2 + length + 5, b"HTTP/1.1 200 OK")
+        ask("PA", 7, 23, b"GET /more" + bytes(99))
+        answer("FA", 23, 2 + length + 113)
+        ask("FA", 115, 24)
+    # Of IPv6, version 2: 52 bytes.
+    port = client6(0)[1]
+    ask6 = lambda flags, seq, ack, data=b"": capture.add(to_vip6(0, TCP(sport=port, dport=81, flags=flags, seq=seq, ack=ack) / data))
+    back6 = lambda flags, seq, ack, data=b"": capture.add(
+        from_backend_of_family(True, 1, TCP(sport=8080, dport=1024, flags=flags, seq=seq, ack=ack) / data)
+    )
+    ask6("S", 1, 0)
+    back6("SA", 7, 2)
+    ask6("PA", 2, 8, b"odd")
+    back6("PA", 8, 2 + 52 + 3, b"answer")
+    ask6("A", 5, 14)
+    # Datagrams, with and without a checksum, until the first answer.
+    for none in ({}, {"chksum": 0}, {}):
+        capture.add(to_vip(0, UDP(sport=client(0)[1], dport=53, **none) / b"who am I"))
+    capture.add(from_backend("10.0.0.21", 4, UDP(sport=5300, dport=local(4)[1]) / b"you"))
+    capture.add(to_vip(0, UDP(sport=client(0)[1], dport=53) / b"I see"))
+    # An IPv6 client of an IPv4 backend: the header says who it is in its own family, and the SYN-ACK's size has room for both headers.
+    ask6 = lambda flags, seq, ack, data=b"", **more: capture.add(
+        to_vip6(1, TCP(sport=client6(1)[1], dport=82, flags=flags, seq=seq, ack=ack, **more) / data)
+    )
+    answer = lambda flags, seq, ack, data=b"", **more: capture.add(
+        from_backend("10.0.0.21", 5, TCP(sport=8080, dport=local(5)[1], flags=flags, seq=seq, ack=ack, **more) / data)
+    )
+    ask6("S", 1, 0, options=options)
+    answer("SA", 7, 2, options=options)
+    ask6("PA", 2, 8, b"GET /")
+    answer("PA", 8, 2 + 52 + 5, b"HTTP/1.1 200 OK")
+    ask6("FA", 7, 23)
+    capture.write("client-address")
+
+
+def mtu():
+    """Packets that do not fit: cut, told about, or dropped, by the rules and the packets."""
+    capture = Capture()
+    for dport in (53, 54, 55):
+        for flags in ("DF", 0):
+            for size in (1_200, 1_471):
+                datagram = UDP(sport=client(1)[1], dport=dport) / bytes(number % 251 for number in range(size))
+                capture.add(to_vip(1, datagram, flags=flags, id=99))
+        for size in (1_200, 1_300, 1_440):
+            capture.add(to_vip6(1, UDP(sport=client6(1)[1], dport=dport) / bytes(number % 251 for number in range(size))))
+    # A fragment that has to be cut again, and options of which the later parts have those that are copied.
+    for piece in fragment(to_vip(2, UDP(sport=9, dport=53) / (b"f" * 2_500), id=7), fragsize=1_400):
+        capture.add(piece)
+    options = [IPOption(b"\x94\x04\x00\x00"), IPOption(b"\x07\x07\x04\x00\x00\x00\x00"), IPOption(b"\x00")]
+    capture.add(to_vip(3, UDP(sport=9, dport=53) / (b"o" * 1_400), options=options, id=8))
+    capture.write("mtu")
+
+
+def sctp():
+    """Associations of FullNAT and direct routing over both families: CRC32c moves with the l4_ports."""
+    capture = Capture()
+    for number in range(2):
+        for dport in (80, 81):
+            init = SCTPChunkInit(init_tag=7 + number, a_rwnd=65_535, n_out_streams=1, n_in_streams=1, init_tsn=1)
+            data = SCTPChunkData(data=bytes(range(20 + number)), tsn=1)
+            for chunk in (init, data):
+                capture.add(to_vip(number, SCTP(sport=client(number)[1], dport=dport, tag=9) / chunk))
+                capture.add(to_vip6(number, SCTP(sport=client6(number)[1], dport=dport, tag=9) / chunk))
+        answer = SCTP(sport=9000, dport=1024, tag=7 + number) / SCTPChunkData(data=b"answer", tsn=1)
+        capture.add(from_backend("10.0.0.21", number + 1, answer))
+        capture.add(from_backend_of_family(True, number + 1, answer))
+    capture.write("sctp")
+
+
+def tunnel_variants():
+    """GRE without a key and GUE with its own header, over both families, around both: what `tunnel` has not."""
+    capture = Capture()
+    for number in range(4):
+        for none in ({}, {"chksum": 0}):
+            for dport in (53, 54, 55):
+                capture.add(to_vip(number, UDP(sport=client(number)[1], dport=dport, **none) / (b"q" * number)))
+        for dport in (53, 54, 55):
+            capture.add(to_vip6(number, UDP(sport=client6(number)[1], dport=dport) / (b"q" * number)))
+    capture.write("tunnel-variants")
+
+
+def mss():
+    """SYNs of each mode, clamped to a way of 1,400 bytes, and to a number; options in front make the place odd."""
+    capture = Capture()
+    size = [("NOP", None), ("MSS", 1460), ("WScale", 7), ("SAckOK", b"")]
+    for number, dport in enumerate((80, 81, 82, 83)):
+        capture.add(to_vip(number, TCP(sport=client(number)[1], dport=dport, flags="S", seq=1, options=size)))
+        capture.add(to_vip6(number, TCP(sport=client6(number)[1], dport=dport, flags="S", seq=1, options=size)))
+    answer = TCP(sport=8080, dport=1024, flags="SA", seq=7, ack=2, options=size)
+    capture.add(from_backend("10.0.0.21", 1, answer))
+    capture.add(from_backend_of_family(True, 1, answer))
+    capture.write("mss")
+
+
+def server_ids():
+    """Packets that say which backend they are for: a TCP option, a number in a datagram; and some that name nobody."""
+    capture = Capture()
+    for number in range(3):
+        option = [(0xB7, (0x31441A + number).to_bytes(4, "little"))]
+        for flags in ("S", "PA"):
+            segment = TCP(sport=client(number)[1], dport=80, flags=flags, seq=2, ack=8, options=option)
+            capture.add(to_vip(number, segment / (b"x" * number)))
+        for server in (1, 2, 77):
+            datagram = UDP(sport=client(number)[1], dport=53) / (b"\0" + server.to_bytes(3, "big") + b"payload")
+            capture.add(to_vip(number, datagram))
+    capture.write("server-ids")
+
+
 if __name__ == "__main__":
-    for case in (dr_tcp, echo, fullnat_tcp, udp, fragments, icmp_errors, lying_lengths, garbage, mh, nat, ipv6, matching, policy, schedulers, tunnel, tunnel_errors):
+    for case in (dr_tcp, echo, fullnat_tcp, udp, fragments, icmp_errors, lying_lengths, garbage, mh, nat, ipv6, matching, policy, schedulers, tunnel, tunnel_errors,
+                 translation, client_address, mtu, sctp, tunnel_variants, mss, server_ids):
         case()
