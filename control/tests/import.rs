@@ -87,7 +87,7 @@ fn what_was_recorded_from_lvs_is_imported() {
     let numeric = import_text(Format::Ipvsadm, &read("formats/ipvsadm-S-n.txt"), &Names::default());
     assert_eq!(named, numeric, "names or numbers are the same");
     let rules = must_be_valid(&numeric.rules);
-    assert_eq!((rules.services.len(), numeric.service_count), (9, 9), "two more are firewall marks");
+    assert_eq!((rules.services.len(), numeric.service_count), (10, 10), "two more are firewall marks");
     let input = import_text(Format::Ipvsadm, &read("formats/input-rules.txt"), &names);
     assert!(input.rules.contains("max_connections = 100\n  resume_below    = 50"), "{}", input.rules);
     must_be_valid(&input.rules);
