@@ -11,6 +11,7 @@ mod kernel_side;
 mod limits;
 mod port_standing;
 mod service_manager;
+mod shared;
 mod state;
 
 use std::path::PathBuf;
@@ -38,7 +39,8 @@ use crate::rules::{Document, Remote, Rules};
 use file_watch::FileWatch;
 use kernel_side::{Guards, KernelSide};
 use service_manager::ServiceManager;
-use state::{Director, Shared};
+use shared::Shared;
+use state::Director;
 
 /// How `crossdock run` was asked to run.
 #[derive(Clone, Debug, Default)]
