@@ -1,6 +1,9 @@
 //! Pings through every mode: written by etherparse, read by it, every checksum computed anew. What has no service for them
 //! stays the kernel's.
 
+mod errors;
+mod fragments;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -412,81 +415,6 @@ fn a_flow_is_forgotten_after_its_own_timeout() {
 }
 
 #[test]
-fn fragments_of_a_long_ping_follow_their_first_one() {
-    for (mode, is_v6) in
-        [Mode::Dr, Mode::Fullnat, Mode::Nat].into_iter().flat_map(|mode| FAMILIES.map(|v6| (mode, v6)))
-    {
-        for worker_count in [1, 3] {
-            let mut team = Team::with(&rules(worker_count, mode, is_v6));
-            let mut pass = |port: PortIndex, ping: &Ping, identification: u32| {
-                let mut parts = cut(&ping.bytes(), 1_480, identification);
-                // The last one comes first, each at another worker.
-                parts.reverse();
-                let mut sent = Vec::new();
-                for (number, part) in parts.into_iter().enumerate() {
-                    team.0[number % usize::from(worker_count)].receive(port, part);
-                    team.turn();
-                    sent.extend(team.0.iter_mut().flat_map(Director::sent).map(|(_, frame)| frame));
-                }
-                assert_eq!(sent.len(), 4);
-                Ping::of(&whole(sent))
-            };
-            for number in 0..6 {
-                let asked = Ping::new(client(number, is_v6), 1).with_len(5_000);
-                let there = pass(FRONT, &asked, number.into());
-                assert_eq!((there.is_request, &there.payload), (true, &asked.payload));
-                if mode != Mode::Dr {
-                    assert_eq!(pass(BACK, &there.answered(), number.into()), expected_answer(&asked));
-                }
-            }
-            team.assert_balanced();
-            assert!(team.0.iter().all(|director| director.drops().is_empty()));
-        }
-    }
-}
-
-/// Fragments put together: by their offsets, the header that of the first.
-fn whole(mut fragments: Vec<Vec<u8>>) -> Vec<u8> {
-    let is_v6 = fragments[0][14] >> 4 == 6;
-    let offset = |fragment: &Vec<u8>| {
-        let at = if is_v6 { 56 } else { 20 };
-        let word = u16::from_be_bytes([fragment[at], fragment[at + 1]]);
-        if is_v6 { word & !7 } else { (word & 0x1fff) * 8 }
-    };
-    fragments.sort_by_key(offset);
-    let header_len = if is_v6 { 48 } else { 20 };
-    let payload: Vec<u8> =
-        fragments.iter().flat_map(|fragment| fragment[14 + header_len..].to_vec()).collect();
-    let first = &fragments[0];
-    let mut frame = first[..14].to_vec();
-    if is_v6 {
-        let mut header = etherparse::Ipv6Header::from_slice(&first[14..]).unwrap().0;
-        (header.next_header, header.payload_length) = (etherparse::IpNumber(first[54]), payload.len() as u16);
-        frame.extend(header.to_bytes());
-    } else {
-        let mut header = etherparse::Ipv4Header::from_slice(&first[14..]).unwrap().0;
-        assert_eq!(header.header_checksum, header.calc_header_checksum());
-        header.more_fragments = false;
-        header.set_payload_len(payload.len()).unwrap();
-        header.header_checksum = header.calc_header_checksum();
-        frame.extend(header.to_bytes());
-    }
-    frame.extend(payload);
-    frame
-}
-
-#[test]
-fn fragments_are_not_translated() {
-    for (client_is_v6, backend_is_v6) in [(true, false), (false, true)] {
-        let mut director = with_twins(rules(1, Mode::Fullnat, backend_is_v6));
-        let long = Ping::new(client(1, client_is_v6), 7).with_len(2_000).bytes();
-        cut(&long, 1_000, 5).into_iter().for_each(|fragment| director.receive(FRONT, fragment));
-        director.turn();
-        assert_eq!(director.drops(), [(DropReason::FamilyFragment, 3)]);
-    }
-}
-
-#[test]
 fn each_flow_is_one_workers_and_its_answers_come_to_that_one() {
     for (client_is_v6, backend_is_v6) in TRANSLATIONS {
         let mut team = Team::with(&rules(4, Mode::Fullnat, backend_is_v6));
@@ -519,25 +447,6 @@ fn each_flow_is_one_workers_and_its_answers_come_to_that_one() {
 }
 
 #[test]
-fn who_pings_in_vain_is_told_that_nobody_is_there() {
-    for is_v6 in FAMILIES {
-        let rules = with_service(rules(1, Mode::Dr, is_v6), 0, |service| {
-            service.policy.limits = Limits { connections: Some(1), ..Limits::default() };
-            service.members.iter_mut().for_each(|member| member.weight = 0);
-        });
-        let mut director = with_twins(rules);
-        let asked = Ping::new(client(1, is_v6), 7);
-        let (port, told) = director.pass(FRONT, asked.bytes()).unwrap();
-        let at = if is_v6 { 54 } else { 34 };
-        let unreachable = if is_v6 { [1, 3] } else { [3, 1] };
-        assert_eq!((port, &told[at..at + 2]), (FRONT, &unreachable[..]));
-        assert_eq!(told[at + 8..], asked.bytes()[14..], "all of it is quoted");
-        assert_eq!(director.counters.unreachables.value(), 1);
-        director.assert_balanced();
-    }
-}
-
-#[test]
 fn a_service_without_flows_sends_each_ping_where_its_hash_says() {
     for is_v6 in FAMILIES {
         let spec = ServiceSpec { protocol: 1, l4_port: 0, mode: Mode::Dr, scheduler: "mh", weights: &[1, 1] };
@@ -562,124 +471,6 @@ fn a_backend_on_the_director_is_pinged_by_its_kernel_twin() {
     let mut director = with_twins(rules);
     assert_eq!(pass(&mut director, FRONT, &Ping::new(client(1, false), 7)), None);
     assert_eq!((director.counters.punted.value(), director.table_used()), (1, 1));
-}
-
-/// An error to the sender of `quoted`, a frame, from a router.
-fn error_about(quoted: &Ping, macs: (MacAddress, MacAddress), len: usize) -> Vec<u8> {
-    let packet = &quoted.bytes()[14..];
-    let packet = &packet[..len.min(packet.len())];
-    let link = PacketBuilder::ethernet2(macs.1.0, macs.0.0);
-    let mut bytes = Vec::new();
-    match quoted.source {
-        IpAddr::V4(source) => {
-            let kind = etherparse::icmpv4::DestUnreachableHeader::FragmentationNeeded { next_hop_mtu: 1_400 };
-            link.ipv4([192, 0, 2, 77], source.octets(), 61)
-                .icmpv4(Icmpv4Type::DestinationUnreachable(kind))
-                .write(&mut bytes, packet)
-                .unwrap();
-        }
-        IpAddr::V6(source) => {
-            let router = mapped(Ipv4Addr::new(192, 0, 2, 77)).octets();
-            link.ipv6(router, source.octets(), 61)
-                .icmpv6(Icmpv6Type::PacketTooBig { mtu: 1_400 })
-                .write(&mut bytes, packet)
-                .unwrap();
-        }
-    }
-    bytes
-}
-
-/// The ping that an error quotes, once the error's own checksum is found to be right. `whole` is as long as what was sent.
-fn quoted(frame: &[u8], whole: &Ping) -> Ping {
-    let is_v6 = frame[14] >> 4 == 6;
-    let header_len = if is_v6 { 40 } else { 20 };
-    let message = &frame[14 + header_len..];
-    let len = (message.len() as u16).to_be_bytes();
-    let pseudo = if is_v6 { [&frame[22..54], &len, &[0, 58]].concat() } else { Vec::new() };
-    assert_eq!(sum(&[&pseudo, message]), 0xffff, "the error's checksum");
-    assert_eq!(message[..2], if is_v6 { [2, 0] } else { [3, 4] });
-    // What was not quoted is as it was sent.
-    let sent = &whole.bytes()[14..];
-    let mut packet = message[8..].to_vec();
-    packet.extend(&sent[packet.len()..]);
-    Ping::of(&[&frame[..14], &packet].concat())
-}
-
-#[test]
-fn errors_about_pings_reach_who_sent_them_in_their_own_words() {
-    for (client_is_v6, backend_is_v6) in TRANSLATIONS {
-        let mut director = with_twins(rules(1, Mode::Fullnat, backend_is_v6));
-        let asked = Ping::new(client(1, client_is_v6), 7).with_len(500);
-        let there = pass(&mut director, FRONT, &asked).unwrap();
-        let header_len = |is_v6| if is_v6 { 40 } else { 20 };
-        for quoted_len in [8, 28, 508] {
-            // Of a router between the director and the backend, about the question.
-            let len = header_len(backend_is_v6) + quoted_len;
-            let error = error_about(&there, (PORT_MACS[1], backend_mac(0)), len);
-            let (port, out) = director.pass(BACK, error).unwrap();
-            assert_eq!((port, &out[..6]), (FRONT, &CLIENT_MAC.0[..]));
-            let seen = quoted(&out, &asked);
-            assert_eq!(seen, Ping { to: CLIENT_MAC, hops: 63, ..asked.clone() });
-            // Of one between the director and the client, about the answer.
-            let answer = there.answered();
-            let back = expected_answer(&asked);
-            let len = header_len(client_is_v6) + quoted_len;
-            let error = error_about(&back, (PORT_MACS[0], CLIENT_MAC), len);
-            let (port, out) = director.pass(FRONT, error).unwrap();
-            assert_eq!(port, BACK);
-            let seen = quoted(&out, &answer);
-            assert_eq!(seen, Ping { to: there.to, hops: 63, ..answer });
-        }
-        assert_eq!(director.counters.icmp_errors.value(), 6);
-        // About a ping that nobody here knows, and one that its destination did not send.
-        let stranger = Ping { identifier: 8, is_request: false, ..there.clone() };
-        director.pass(BACK, error_about(&stranger, (PORT_MACS[1], backend_mac(0)), 100));
-        assert_eq!((director.counters.punted.value(), director.drops()), (1, vec![]));
-        director.assert_balanced();
-    }
-}
-
-#[test]
-fn errors_about_answers_of_dr_reach_the_backend_as_they_are() {
-    for is_v6 in FAMILIES {
-        let mut director = with_twins(rules(1, Mode::Dr, is_v6));
-        let asked = Ping::new(client(1, is_v6), 7);
-        let there = pass(&mut director, FRONT, &asked).unwrap();
-        let answer = asked.answered();
-        let (port, out) =
-            director.pass(FRONT, error_about(&answer, (PORT_MACS[0], CLIENT_MAC), 100)).unwrap();
-        assert_eq!((port, &out[..6]), (BACK, &there.to.0[..]));
-        assert_eq!(quoted(&out, &answer), Ping { to: there.to, ..answer });
-    }
-}
-
-#[test]
-fn the_last_hop_ends_here() {
-    for (client_is_v6, backend_is_v6) in TRANSLATIONS {
-        let mut director = with_twins(rules(1, Mode::Fullnat, backend_is_v6));
-        let asked = Ping { hops: 1, ..Ping::new(client(1, client_is_v6), 7) };
-        assert_eq!(pass(&mut director, FRONT, &asked), None);
-        assert_eq!(director.drops(), [(DropReason::TtlExpired, 1)]);
-    }
-}
-
-#[test]
-fn a_checksum_that_came_in_wrong_goes_out_wrong() {
-    for (client_is_v6, backend_is_v6) in TRANSLATIONS {
-        let mut director = with_twins(rules(1, Mode::Fullnat, backend_is_v6));
-        let mut bytes = Ping::new(client(1, client_is_v6), 7).bytes();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 0x10;
-        let (_, out) = director.pass(FRONT, bytes).unwrap();
-        let right = std::panic::catch_unwind(|| Ping::of(&out));
-        assert!(right.is_err());
-        if !client_is_v6 && backend_is_v6 {
-            let mut bytes = Ping::new(client(1, false), 7).bytes();
-            bytes[19] ^= 1;
-            assert_eq!(director.pass(FRONT, bytes), None, "a wrong header in place of none");
-            assert_eq!(director.drops(), [(DropReason::Ipv4Checksum, 1)]);
-        }
-    }
 }
 
 #[test]
