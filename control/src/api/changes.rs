@@ -3,12 +3,14 @@
 //! Every change is a transaction. It is answered when all workers have it, or refused and nothing of it is in force. `If-Match: "7"`
 //! makes one that is refused (412) unless revision 7 is in force; `?dry_run=true` one that only tells what would change.
 
-use axum::extract::rejection::{JsonRejection, QueryRejection, StringRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection, StringRejection};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -20,7 +22,7 @@ use crate::changes::{Changer, Edit, Outcome, Refusal, Request, Revision, Wanted}
 use crate::report::ServiceReport;
 use crate::rules::{Document, Values, nearest};
 
-/// The media type of a rules file (RFC 9618 registers it for TOML).
+/// The media type of a rules file, as TOML's specification has it (toml.io, version 1.0, "MIME Type").
 pub const TOML: &str = "application/toml";
 
 /// Whoever has rules that can be changed.
@@ -83,29 +85,53 @@ pub(super) fn routes<C: Changes + Reporter>() -> Router<C> {
         )
 }
 
-/// A change as it was asked for: who, when it shall hold, and whether in earnest.
-struct Asked<C> {
+/// What a query string says of a change.
+pub(super) trait Meaning: DeserializeOwned {
+    /// Whether it is only told what would change.
+    fn is_rehearsal(&self) -> bool;
+}
+
+impl Meaning for Meant {
+    fn is_rehearsal(&self) -> bool {
+        self.dry_run
+    }
+}
+
+impl Meaning for Back {
+    fn is_rehearsal(&self) -> bool {
+        self.dry_run
+    }
+}
+
+/// A change as it was asked for: of whom, by whom, when it shall hold, and whether in earnest.
+pub(super) struct Asked<C, Q = Meant> {
     director: C,
     expected: Option<u64>,
     by: String,
-    is_rehearsal: bool,
+    query: Q,
 }
 
-impl<C: Changes> Asked<C> {
-    fn read(
-        director: C,
-        headers: &HeaderMap,
-        caller: Option<Extension<Caller>>,
-        is_rehearsal: bool,
-    ) -> Result<Self, Problem> {
-        let by = caller.map_or_else(|| "the API".to_owned(), |Extension(caller)| caller.to_string());
-        Ok(Self { director, expected: expected(headers)?, by, is_rehearsal })
+impl<C: Changes, Q: Meaning> FromRequestParts<C> for Asked<C, Q> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, director: &C) -> Result<Self, Problem> {
+        let Query(query) = Query::try_from_uri(&parts.uri)
+            .map_err(|error: QueryRejection| Problem::bad_request(error.body_text()))?;
+        let caller = parts.extensions.get::<Caller>();
+        let by = caller.map_or_else(|| "the API".to_owned(), Caller::to_string);
+        Ok(Self { director: director.clone(), expected: expected(&parts.headers)?, by, query })
+    }
+}
+
+impl<C: Changes, Q: Meaning> Asked<C, Q> {
+    async fn make(self, wanted: Wanted) -> Result<Json<Outcome>, Problem> {
+        let is_rehearsal = self.query.is_rehearsal();
+        let request = Request { wanted, expected: self.expected, is_rehearsal, by: self.by };
+        Ok(Json(self.director.changer().change(request).await?))
     }
 
-    async fn make(self, wanted: Wanted) -> Result<Json<Outcome>, Problem> {
-        let Self { director, expected, by, is_rehearsal } = self;
-        let request = Request { wanted, expected, is_rehearsal, by };
-        Ok(Json(director.changer().change(request).await?))
+    async fn edit(self, edit: Edit) -> Result<Json<Outcome>, Problem> {
+        self.make(Wanted::Edits(vec![edit])).await
     }
 }
 
@@ -150,15 +176,12 @@ impl From<Refusal> for Problem {
     }
 }
 
-/// A document that a query, a path or a body did not turn out to be, in this API's own words.
-fn json<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+/// A body, or what is wrong with it in this API's own words.
+fn json<T>(body: Body<T>) -> Read<T> {
     body.map(|Json(body)| body).map_err(|error| Problem::new(error.status(), error.body_text()))
 }
 
-fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    query.map(|Query(query)| query).map_err(|error| Problem::bad_request(error.body_text()))
-}
-
+type Body<T> = Result<Json<T>, JsonRejection>;
 type Read<T> = Result<T, Problem>;
 
 /// The rules in force, as a rules file
@@ -176,8 +199,9 @@ pub(super) async fn rules<C: Changes>(State(director): State<C>) -> Read<Respons
 ))]
 pub(super) async fn revision<C: Changes>(
     State(director): State<C>,
-    Path(revision): Path<u64>,
+    revision: Result<Path<u64>, PathRejection>,
 ) -> Read<Response> {
+    let Path(revision) = revision.map_err(|error| Problem::bad_request(error.body_text()))?;
     text_of(director.document(Some(revision)), Some(revision))
 }
 
@@ -197,14 +221,11 @@ fn text_of(found: Option<(u64, Document)>, revision: Option<u64>) -> Read<Respon
     (status = 422, description = "It has errors", body = Problem),
 ))]
 pub(super) async fn replace<C: Changes>(
-    State(director): State<C>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
+    asked: Asked<C>,
     body: Result<String, StringRejection>,
 ) -> Read<Json<Outcome>> {
     let text = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Rules(text)).await
+    asked.make(Wanted::Rules(text)).await
 }
 
 /// Make several changes together, or none
@@ -214,15 +235,9 @@ pub(super) async fn replace<C: Changes>(
     (status = 412, description = "Another revision is in force", body = Problem),
     (status = 422, description = "The rules would have errors", body = Problem),
 ))]
-pub(super) async fn transaction<C: Changes>(
-    State(director): State<C>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-    body: Result<Json<Transaction>, JsonRejection>,
-) -> Read<Json<Outcome>> {
+pub(super) async fn transaction<C: Changes>(asked: Asked<C>, body: Body<Transaction>) -> Read<Json<Outcome>> {
     let Transaction { edits } = json(body)?;
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(edits)).await
+    asked.make(Wanted::Edits(edits)).await
 }
 
 /// The revisions that are remembered, the newest first
@@ -237,14 +252,9 @@ pub(super) async fn revisions<C: Changes>(State(director): State<C>) -> Json<Vec
     (status = 404, description = "It is not remembered", body = Problem),
     (status = 412, description = "Another revision is in force", body = Problem),
 ))]
-pub(super) async fn rollback<C: Changes>(
-    State(director): State<C>,
-    back: Result<Query<Back>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-) -> Read<Json<Outcome>> {
-    let Back { to, dry_run } = query(back)?;
-    Asked::read(director, &headers, caller, dry_run)?.make(Wanted::Back(to)).await
+pub(super) async fn rollback<C: Changes>(asked: Asked<C, Back>) -> Read<Json<Outcome>> {
+    let to = asked.query.to;
+    asked.make(Wanted::Back(to)).await
 }
 
 /// The services in force, with what was counted
@@ -281,15 +291,8 @@ pub(super) async fn service<R: Reporter>(
     (status = 409, description = "There is one with that name", body = Problem),
     (status = 422, description = "The rules would have errors", body = Problem),
 ))]
-pub(super) async fn add_service<C: Changes>(
-    State(director): State<C>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-    body: Result<Json<Values>, JsonRejection>,
-) -> Read<Json<Outcome>> {
-    let edit = Edit::AddService { service: json(body)? };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+pub(super) async fn add_service<C: Changes>(asked: Asked<C>, body: Body<Values>) -> Read<Json<Outcome>> {
+    asked.edit(Edit::AddService { service: json(body)? }).await
 }
 
 /// Change settings of a service
@@ -301,15 +304,11 @@ pub(super) async fn add_service<C: Changes>(
     (status = 422, description = "The rules would have errors", body = Problem),
 ))]
 pub(super) async fn set_service<C: Changes>(
-    State(director): State<C>,
+    asked: Asked<C>,
     Path(service): Path<String>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-    body: Result<Json<Values>, JsonRejection>,
+    body: Body<Values>,
 ) -> Read<Json<Outcome>> {
-    let edit = Edit::SetService { service, set: json(body)? };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+    asked.edit(Edit::SetService { service, set: json(body)? }).await
 }
 
 /// Remove a service
@@ -318,14 +317,10 @@ pub(super) async fn set_service<C: Changes>(
     (status = 404, description = "There is none", body = Problem),
 ))]
 pub(super) async fn remove_service<C: Changes>(
-    State(director): State<C>,
+    asked: Asked<C>,
     Path(service): Path<String>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
 ) -> Read<Json<Outcome>> {
-    let edit = Edit::RemoveService { service };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+    asked.edit(Edit::RemoveService { service }).await
 }
 
 /// Add a backend to a service
@@ -338,15 +333,11 @@ pub(super) async fn remove_service<C: Changes>(
     (status = 422, description = "The rules would have errors", body = Problem),
 ))]
 pub(super) async fn add_backend<C: Changes>(
-    State(director): State<C>,
+    asked: Asked<C>,
     Path(service): Path<String>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-    body: Result<Json<Values>, JsonRejection>,
+    body: Body<Values>,
 ) -> Read<Json<Outcome>> {
-    let edit = Edit::AddBackend { service, backend: json(body)? };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+    asked.edit(Edit::AddBackend { service, backend: json(body)? }).await
 }
 
 /// Change settings of a backend
@@ -356,15 +347,11 @@ pub(super) async fn add_backend<C: Changes>(
     (status = 422, description = "The rules would have errors", body = Problem),
 ))]
 pub(super) async fn set_backend<C: Changes>(
-    State(director): State<C>,
+    asked: Asked<C>,
     Path((service, backend)): Path<(String, String)>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
-    body: Result<Json<Values>, JsonRejection>,
+    body: Body<Values>,
 ) -> Read<Json<Outcome>> {
-    let edit = Edit::SetBackend { service, backend, set: json(body)? };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+    asked.edit(Edit::SetBackend { service, backend, set: json(body)? }).await
 }
 
 /// Remove a backend
@@ -373,12 +360,8 @@ pub(super) async fn set_backend<C: Changes>(
     (status = 404, description = "There is none", body = Problem),
 ))]
 pub(super) async fn remove_backend<C: Changes>(
-    State(director): State<C>,
+    asked: Asked<C>,
     Path((service, backend)): Path<(String, String)>,
-    meant: Result<Query<Meant>, QueryRejection>,
-    caller: Option<Extension<Caller>>,
-    headers: HeaderMap,
 ) -> Read<Json<Outcome>> {
-    let edit = Edit::RemoveBackend { service, backend };
-    Asked::read(director, &headers, caller, query(meant)?.dry_run)?.make(Wanted::Edits(vec![edit])).await
+    asked.edit(Edit::RemoveBackend { service, backend }).await
 }
