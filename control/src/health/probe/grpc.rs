@@ -4,7 +4,6 @@
 //! the message (grpc/grpc, doc/health-checking.md and doc/PROTOCOL-HTTP2.md).
 
 use std::net::SocketAddr;
-use std::pin::pin;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
@@ -14,7 +13,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Failure;
+use super::{Failure, driven};
 
 /// Bytes of an answer; a good one has seven.
 const ANSWER_BYTES_MAX: usize = 4_096;
@@ -32,16 +31,8 @@ pub(super) async fn ask(
     let request = request(service, target)?;
     let handshake = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(told)?;
-    let mut answer = pin!(async { judge(sender.send_request(request).await.map_err(told)?).await });
-    let mut connection = pin!(connection);
-    let mut is_open = true;
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer,
-            _ = &mut connection, if is_open => is_open = false,
-        }
-    }
+    let answer = async { judge(sender.send_request(request).await.map_err(told)?).await };
+    driven(answer, connection).await
 }
 
 fn request(service: &str, target: SocketAddr) -> Result<Request<Full<Bytes>>, Failure> {

@@ -1,7 +1,6 @@
 //! Whether an HTTP/1.1 request gets the right answer (RFC 9112).
 
 use std::net::SocketAddr;
-use std::pin::pin;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::Request;
@@ -10,7 +9,7 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Failure;
+use super::{Failure, driven};
 use crate::rules::HttpCheck;
 
 /// Bytes of an answer's head; hyper's least is 8,192.
@@ -29,7 +28,7 @@ pub(super) async fn ask(
     let (mut sender, connection) =
         builder.handshake(TokioIo::new(stream)).await.map_err(|error| told(&error))?;
     let request = request(check, target)?;
-    let mut answer = pin!(async {
+    let answer = async {
         let answer = sender.send_request(request).await.map_err(|error| told(&error))?;
         let status = answer.status().as_u16();
         if !check.status.contains(status) {
@@ -39,17 +38,8 @@ pub(super) async fn ask(
             Some(text) => contains(answer.into_body(), text).await,
             None => Ok(()),
         }
-    });
-    // The connection is driven here and not by a task of its own: it ends with the check.
-    let mut connection = pin!(connection);
-    let mut is_open = true;
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut answer => return answer,
-            _ = &mut connection, if is_open => is_open = false,
-        }
-    }
+    };
+    driven(answer, connection).await
 }
 
 fn request(check: &HttpCheck, target: SocketAddr) -> Result<Request<Empty<Bytes>>, Failure> {

@@ -11,6 +11,7 @@ mod tcp;
 mod tls;
 
 use std::future::Future;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
@@ -81,4 +82,17 @@ async fn connect(job: &Job, limit: Limit) -> Result<TcpStream, Failure> {
         Ok(stream)
     };
     limit.wait("connection", connect).await
+}
+
+/// The answer, while the connection that it comes by is driven: here and not by a task of its own, so that it ends with the check.
+async fn driven<T>(answer: impl Future<Output = T>, connection: impl Future) -> T {
+    let (mut answer, mut connection) = (pin!(answer), pin!(connection));
+    let mut is_open = true;
+    loop {
+        tokio::select! {
+            biased;
+            answer = &mut answer => return answer,
+            _ = &mut connection, if is_open => is_open = false,
+        }
+    }
 }
