@@ -186,3 +186,23 @@ impl Builder {
         source.is_some_and(|source| source.mode == Mode::Dr)
     }
 }
+
+/// Gives those that cannot be reached no weight, where the scheduler goes by loads: they have none, so they would be chosen before all
+/// others, and a newcomer is tried at four backends. As long as nobody can be reached all keep theirs: that is no refusal by the
+/// service, and may be over in a moment.
+pub(super) fn set_aside(
+    members: &mut [Member],
+    service: &checked::Service,
+    is_reached: impl Fn(&IpAddr) -> bool,
+) {
+    if !service.scheduler.kind.reads_loads() {
+        return;
+    }
+    let reached: Vec<bool> =
+        service.backends.iter().map(|backend| is_reached(&backend.endpoint.address)).collect();
+    let takes = |(member, reached): (&Member, &bool)| *reached && member.weight > 0;
+    if members.iter().zip(&reached).any(takes) {
+        let lost = members.iter_mut().zip(&reached).filter(|(_, reached)| !**reached);
+        lost.for_each(|(member, _)| member.weight = 0);
+    }
+}

@@ -271,6 +271,7 @@ impl Builder {
         // gone: by it workers find the owner of a packet.
         let open = self.open_services(census);
         let mut matcher = Vec::new();
+        let own = rules.own_addresses();
         for service in &rules.services {
             let Some(key) = service.key() else { continue };
             let given = self
@@ -287,7 +288,11 @@ impl Builder {
                 built.states.push((index, has_cache));
             }
             matcher.extend(service.listens.iter().map(|listen| (listen.pattern(), index)));
-            let members = self.members(service, key, in_force, census, &mut built.fresh_backends)?;
+            let mut members = self.members(service, key, in_force, census, &mut built.fresh_backends)?;
+            backends::set_aside(&mut members, service, |address| {
+                own.contains(address)
+                    || next_hops.get(address).is_some_and(|hop| hop.is_on_link || service.mode != Mode::Dr)
+            });
             let sorry = self.sorry(service, key, in_force, census, &mut built.fresh_backends)?;
             services.resize(services.len().max(given.slot + 1), None);
             let before = services[given.slot].take().filter(|_| !given.fresh);

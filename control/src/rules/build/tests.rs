@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use dataplane::rules::ServiceKey;
+use dataplane::rules::scheduler::SchedulerKind;
 
 use super::*;
 use crate::rules::slots::NoWorkers;
@@ -68,6 +69,26 @@ fn a_ruleset_has_all_that_the_rules_say() {
         PortRules { station: Some(MacAddress([2; 6])), local_pool: Some(0), ..PortRules::default() }
     );
     assert_eq!(built.publication(|| 0).states.len(), 1);
+}
+
+#[test]
+fn a_scheduler_by_loads_passes_over_those_that_cannot_be_reached_unless_that_is_all() {
+    let backends: Vec<_> = (1..=6).map(|number| format!("10.0.0.{number}:80")).collect();
+    let backends: Vec<_> = backends.iter().map(|address| (address.as_str(), 2)).collect();
+    let mut by_loads = rules(&[("tcp 203.0.113.1:80", &backends)]);
+    Arc::make_mut(&mut by_loads.services[0]).scheduler.kind = SchedulerKind::Wlc;
+    let in_turn = rules(&[("tcp 203.0.113.1:80", &backends)]);
+    let weights = |rules: &Rules, next_hops: &NextHops| {
+        let built = builder().build(rules, next_hops, &NoWorkers).unwrap();
+        let members = &built.ruleset.services.iter().flatten().next().unwrap().members;
+        members.iter().map(|member| member.weight).collect::<Vec<_>>()
+    };
+    let mut one = static_next_hops(&by_loads);
+    one.retain(|address, _| *address == Ipv4Addr::new(10, 0, 0, 6));
+    assert_eq!(weights(&by_loads, &one), [0, 0, 0, 0, 0, 2]);
+    assert_eq!(weights(&by_loads, &static_next_hops(&by_loads)), [2; 6]);
+    assert_eq!(weights(&by_loads, &NextHops::new()), [2; 6], "nobody is known yet");
+    assert_eq!(weights(&in_turn, &one), [2; 6], "in turn they do no harm");
 }
 
 #[test]
